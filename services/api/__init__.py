@@ -1,0 +1,1 @@
+"""The API: an OpenAI-compatible chat service around one vLLM engine."""

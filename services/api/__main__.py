@@ -1,0 +1,194 @@
+"""`python -m services.api`: reads the settings, serves until a signal, drains, ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import signal
+import sys
+import threading
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from services.api import logs
+from services.api.settings import DEMO_MODEL, Settings, SettingsError, read_settings
+
+log = logging.getLogger("medthink")
+
+
+def main() -> int:
+    """Exit code 0 after a clean end, 1 when it could not start; the cause is one log line."""
+    try:
+        settings = read_settings()
+    except SettingsError as error:
+        logs.configure("auto", "info")
+        for line in str(error).splitlines():
+            log.error(line)
+        return 1
+    logs.configure(settings.log_format, settings.log_level)
+    try:
+        return asyncio.run(_serve(settings)) if sys.platform == "win32" else _run_on_uvloop(settings)
+    except KeyboardInterrupt:
+        return 0
+
+
+def _run_on_uvloop(settings: Settings) -> int:
+    import uvloop
+
+    code: int = uvloop.run(_serve(settings))
+    return code
+
+
+async def _serve(settings: Settings) -> int:
+    from services.api.engine.model_files import QWEN, ModelError, find_model, has_gpu, read_model
+
+    gpu = has_gpu()
+    name = settings.model or (QWEN if gpu else str(DEMO_MODEL))
+    log.info("[1/4] model", extra=logs.fields(model=name, device="gpu" if gpu else "cpu"))
+    try:
+        files = read_model(await asyncio.to_thread(find_model, name, settings.model_source))
+        model, build = _load(settings, files, gpu)
+    except ModelError as error:
+        log.error(str(error))
+        return 1
+    except ImportError as error:
+        log.error(f"a package is missing ({error}): run make install")
+        return 1
+    log.info("[2/4] HTTP server", extra=logs.fields(address=f"http://{settings.host}:{settings.port}"))
+    if files.demo:
+        log.warning(f"DEMO MODEL: {files.demo}")
+    return await _run(settings, model, build)
+
+
+def _load(settings: Settings, files: Any, gpu: bool) -> Any:
+    """The model's parts without its weights, and the function that builds the app: both need the installed packages."""
+    from tokenizers import Tokenizer
+
+    from services.api.app import Model, build
+    from services.api.engine.model_files import ModelError
+    from services.api.engine.vllm import VllmEngine, VllmOptions, prepare_environment
+    from services.contract.chat_format import ChatFormat, ChatFormatError
+
+    options = VllmOptions(
+        model_dir=files.folder,
+        served_name=settings.served_model_name,
+        max_model_len=min(settings.max_model_len, files.max_positions),
+        gpu=gpu,
+        gpu_memory_utilization=settings.gpu_memory_utilization,
+        kv_cache_gib=settings.kv_cache_gib,
+        max_num_seqs=settings.max_num_seqs or (256 if gpu else 32),
+        extra=json.loads(settings.engine_args),
+    )
+    prepare_environment(options, settings.log_level)
+    try:
+        chat_format = ChatFormat.load(Path(files.folder), Tokenizer.from_str)
+    except ChatFormatError as error:
+        raise ModelError(f"{error}: MedThink serves models with Qwen3's tokenizer") from error
+    tokenizer = Tokenizer.from_file(str(Path(files.folder) / "tokenizer.json"))
+    engine = VllmEngine(options)
+    return Model(engine, chat_format, tokenizer.id_to_token, files.sampling_defaults, files.demo), build
+
+
+async def _run(settings: Settings, model: Any, build: Any) -> int:
+    import uvicorn
+
+    failures: list[Exception] = []
+
+    class Server(uvicorn.Server):
+        """Drains on the first signal; uvicorn alone would close its doors at once and /readyz with them."""
+
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            loop.call_soon_threadsafe(on_signal, sig)
+
+    loop = asyncio.get_running_loop()
+    draining: list[asyncio.Task[None]] = []
+
+    def on_signal(sig: int) -> None:
+        if draining:
+            log.warning("second signal: ending now")
+            server.should_exit = server.force_exit = True
+            return
+        log.info("draining", extra=logs.fields(signal=signal.Signals(sig).name, active=service.admission.active))
+        draining.append(loop.create_task(drain()))
+
+    async def drain() -> None:
+        service.admission.close()
+        if not await service.admission.wait_until_idle(settings.drain_s):
+            log.warning(
+                "drain time is over, ending running streams", extra=logs.fields(active=service.admission.active)
+            )
+            await service.supervisor.stop()  # their streams end with an error frame
+            await service.admission.wait_until_idle(5.0)
+        server.should_exit = True
+
+    def on_failure(error: Exception) -> None:
+        failures.append(error)
+        server.should_exit = True
+
+    def on_ready(seconds: float) -> None:
+        log.info("[4/4] ready", extra=logs.fields(seconds=round(seconds, 1)))
+        _announce(settings, server, model.demo is not None)
+
+    service = build(settings, model, on_ready=on_ready, on_failure=on_failure)
+    config = uvicorn.Config(
+        service.app,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        loop="none",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        timeout_graceful_shutdown=5,
+        backlog=2048,
+        server_header=False,
+    )
+    server = Server(config)
+    log.info("[3/4] engine: loading the weights and warming up; /livez answers, /readyz will")
+    try:
+        await server.serve()
+    except SystemExit:  # uvicorn's answer to a port that is taken
+        log.error(f"cannot listen on {settings.host}:{settings.port}: choose another with PORT= or MEDTHINK_PORT")
+        return 1
+    for error in failures:
+        log.error(f"the engine did not start: {_first_line(error)}", extra=logs.fields(kind=type(error).__name__))
+    log.info("ended")
+    _let_foreign_lines_out()
+    return 1 if failures or not server.started else 0
+
+
+def _announce(settings: Settings, server: Any, demo: bool) -> None:
+    """URL, model and a line to paste. The port is asked of the socket: 0 means any free one."""
+    port = settings.port
+    for listener in server.servers:
+        for socket in listener.sockets:
+            port = socket.getsockname()[1]
+    host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
+    url = f"http://{host}:{port}"
+    question = "左心室EF值35%是什么意思？"
+    body = {"model": settings.served_model_name, "stream": True, "messages": [{"role": "user", "content": question}]}
+    key = " -H 'Authorization: Bearer KEY'" if settings.keys else ""
+    shown = json.dumps(body, ensure_ascii=False)
+    try_it = f"curl -N {url}/v1/chat/completions -H 'Content-Type: application/json'{key} -d '{shown}'"
+    name = f"{settings.served_model_name}{' (DEMO MODEL, not medicine)' if demo else ''}"
+    log.info(f"serving {name} at {url}", extra=logs.fields(url=url))
+    log.info(f"try: {try_it}")
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__
+
+
+def _let_foreign_lines_out() -> None:
+    """Gives the thread that reads children's last words a moment; it ends with the process."""
+    for thread in threading.enumerate():
+        if thread.name == "foreign-lines":
+            thread.join(timeout=0.2)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

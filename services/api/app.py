@@ -1,0 +1,192 @@
+"""Composition root: the only place that constructs the parts and knows them all."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from fastapi import FastAPI
+from prometheus_client import REGISTRY, CollectorRegistry
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from services.api.engine.admission import Admission
+from services.api.engine.base import Engine, GenerationRequest, Sampling
+from services.api.engine.supervisor import Supervisor
+from services.api.errors import ApiError, InvalidRequest, MethodNotAllowed, NotFound
+from services.api.http.chat import ChatDoor, chat_router
+from services.api.http.middleware import RequestContextMiddleware
+from services.api.http.models import ModelNames, models_router
+from services.api.http.openapi import describe
+from services.api.http.ops import ops_router
+from services.api.http.sse import error_body
+from services.api.metrics import Metrics
+from services.api.prompt import PromptBuilder
+from services.api.settings import Settings
+from services.api.thinking.present import Annotator
+from services.api.thinking.token_text import TokenTexts
+from services.api.turn import Turns
+from services.contract.chat_format import ChatFormat, Message
+
+log = logging.getLogger(__name__)
+
+VERSION = "0.1.0"
+REFERENCES = Path(__file__).parent / "thinking" / "references.yaml"
+WARM_UP_CHOICES = 8  # the first batch of 8 or more compiles a sampling kernel on GPUs, which takes seconds
+
+
+@dataclass(frozen=True)
+class Model:
+    """The model to serve, as its files say."""
+
+    engine: Engine
+    chat_format: ChatFormat
+    id_to_token: Callable[[int], str | None]
+    sampling_defaults: Mapping[str, Any] = field(default_factory=dict)
+    demo: str | None = None
+
+
+@dataclass(frozen=True)
+class Service:
+    """The app and the parts that the process's main needs: to drain, and to learn of a failed start."""
+
+    app: FastAPI
+    supervisor: Supervisor
+    admission: Admission
+    life: Life
+
+
+class Life:
+    """Runs the supervisor beside the server. `failed` is set with the cause when the very first start failed."""
+
+    def __init__(self, supervisor: Supervisor, on_failure: Callable[[Exception], None]) -> None:
+        self._supervisor = supervisor
+        self._on_failure = on_failure
+
+    @contextlib.asynccontextmanager
+    async def run(self, app: FastAPI) -> AsyncIterator[None]:
+        task = asyncio.create_task(self._supervise())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            await self._supervisor.stop()
+
+    async def _supervise(self) -> None:
+        try:
+            await self._supervisor.run()
+        except Exception as error:  # noqa: BLE001 - reported to main, which ends the process with one line
+            self._on_failure(error)
+
+
+def build(
+    settings: Settings,
+    model: Model,
+    *,
+    registry: CollectorRegistry = REGISTRY,
+    on_ready: Callable[[float], None] = lambda seconds: None,
+    on_failure: Callable[[Exception], None] = lambda error: None,
+) -> Service:
+    """All parts, put together. Starts nothing: the engine starts with the app's lifespan."""
+    metrics = Metrics(registry)
+    texts = TokenTexts(model.id_to_token, model.chat_format.control_ids)
+
+    def ready(seconds: float) -> None:
+        metrics.engine_start_s.set(seconds)
+        on_ready(seconds)
+
+    supervisor = Supervisor(
+        model.engine, lambda: warm_up(model), settings.restart_backoff_s, ready, metrics.engine_restarts.inc
+    )
+    admission = Admission(settings.max_active_requests)
+    names = ModelNames(settings.served_model_name, int(time.time()), model.demo)
+    door = ChatDoor(
+        engine=model.engine,
+        supervisor=supervisor,
+        admission=admission,
+        names=names,
+        prompts=PromptBuilder(model.chat_format, settings.system_prompt),
+        turns=Turns(model.engine, model.chat_format, texts, settings.answer_reserve),
+        annotator=read_annotator(REFERENCES),
+        metrics=metrics,
+        sampling_defaults=model.sampling_defaults,
+        max_body_bytes=settings.max_body_bytes,
+        keep_alive_s=settings.keep_alive_s,
+    )
+    life = Life(supervisor, on_failure)
+    # No /docs page: FastAPI's loads scripts from other hosts, which a hospital network does not reach.
+    app = FastAPI(title="MedThink", version=VERSION, lifespan=life.run, docs_url=None, redoc_url=None)
+    app.include_router(chat_router(door))
+    app.include_router(models_router(names, lambda: _if_ready(supervisor, model.engine)))
+    app.include_router(ops_router(supervisor, admission, metrics, lambda: versions(settings, model, supervisor)))
+    app.add_exception_handler(ApiError, _on_api_error)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_middleware(RequestContextMiddleware, metrics=metrics, api_keys=settings.keys)
+    describe(app)
+    return Service(app, supervisor, admission, life)
+
+
+async def warm_up(model: Model) -> None:
+    """Short generations, several at once, so that the first client does not pay for kernels that compile on first use."""
+    ids = model.chat_format.write_prompt([Message(role="user", content="你好")])
+    sampling = Sampling(max_tokens=8, temperature=0.6, top_p=0.95, top_k=20)
+
+    async def one(n: int) -> None:
+        async for _ in model.engine.generate(GenerationRequest(f"warm-up-{n}-{time.monotonic_ns()}", ids, sampling)):
+            pass
+
+    await asyncio.gather(*(one(n) for n in range(WARM_UP_CHOICES)))
+
+
+def versions(settings: Settings, model: Model, supervisor: Supervisor) -> dict[str, Any]:
+    """What /version says."""
+    known: dict[str, Any] = {"name": "MedThink", "version": VERSION, "model": settings.served_model_name}
+    known |= {"demo": model.demo is not None, "chat_format": model.chat_format.digest[:16]}
+    if supervisor.is_ready:
+        info = model.engine.info
+        known |= {"engine": f"vllm {info.engine_version}", "device": info.device, "max_model_len": info.max_model_len}
+    return known
+
+
+def read_annotator(path: Path) -> Annotator:
+    """The drugs that annotated reasoning links, from the table beside the code."""
+    table = yaml.safe_load(path.read_text(encoding="utf-8"))
+    drugs: dict[str, str] = {}
+    for row in table["drugs"]:
+        address = table["address"].format(atc=row["atc"])
+        drugs |= dict.fromkeys((row["name"], row["zh"], *row.get("also", [])), address)
+    return Annotator(drugs)
+
+
+def _if_ready(supervisor: Supervisor, engine: Engine) -> int | None:
+    return engine.info.max_model_len if supervisor.is_ready else None
+
+
+async def _on_api_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return Response(error_body(error), error.status, error.headers(), "application/json")
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    """Starlette's own refusals: no such route, wrong method."""
+    assert isinstance(error, HTTPException)
+    known: ApiError
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "")
+        known = MethodNotAllowed(
+            f"{request.method[:20]} is not possible here, {allowed or 'another method'} is", allowed
+        )
+    elif error.status_code == 404:
+        known = NotFound(f"there is nothing at {request.url.path[:200]}: GET / lists the routes")
+    else:
+        known = InvalidRequest(str(error.detail)[:200])
+    return await _on_api_error(request, known)

@@ -1,0 +1,1 @@
+"""The engine: token ids in, deltas out. Only this folder imports vllm."""

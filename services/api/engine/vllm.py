@@ -1,0 +1,265 @@
+"""vLLM's `AsyncLLM` behind the engine protocol; the only file that imports vllm, and only inside functions.
+
+Written for vLLM 0.26 to 0.33: the names used here are the ones that those releases share.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import json
+import logging
+import os
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from services.api.engine.base import (
+    BadSampling,
+    EngineDelta,
+    EngineDied,
+    EngineState,
+    GenerationRequest,
+    ModelInfo,
+    Sampling,
+    TokenAlternatives,
+)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class VllmOptions:
+    """What the engine is started with; `extra` are further `AsyncEngineArgs`, for experts."""
+
+    model_dir: Path
+    served_name: str
+    max_model_len: int
+    gpu: bool
+    gpu_memory_utilization: float
+    kv_cache_gib: float
+    max_num_seqs: int
+    extra: dict[str, Any]
+
+
+def prepare_environment(options: VllmOptions, log_level: str) -> None:
+    """Variables that vLLM reads at import: no telemetry, no hub, quiet, sized for the machine. What is set already stays."""
+    defaults = {
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "VLLM_LOGGING_LEVEL": "INFO" if log_level == "debug" else "WARNING",
+        "VLLM_USE_FLASHINFER_SAMPLER": "0",  # FlashInfer is not installed; without this 0.26 refuses to start
+    }
+    if not options.gpu:
+        # The engine keeps its own process; this only lets it run the model itself instead of starting a third one.
+        defaults["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+
+
+class VllmEngine:
+    """One model on one `AsyncLLM`. `start` after `stop` loads it again."""
+
+    def __init__(self, options: VllmOptions) -> None:
+        self._options = options
+        self._llm: Any = None
+        self._state: EngineState = "stopped"
+        self._info: ModelInfo | None = None
+
+    @property
+    def state(self) -> EngineState:
+        if self._state == "ready" and self._llm is not None and self._llm.errored:
+            self._state = "dead"
+        return self._state
+
+    @property
+    def info(self) -> ModelInfo:
+        if self._info is None:
+            raise RuntimeError("the engine has not been started")
+        return self._info
+
+    async def start(self) -> None:
+        self._state = "starting"
+        try:
+            # Loading blocks for seconds to minutes; /livez must answer meanwhile.
+            self._llm = await asyncio.to_thread(self._load)
+            self._info = self._describe()
+        except BaseException:
+            self._state = "stopped"
+            raise
+        self._state = "ready"
+
+    async def stop(self) -> None:
+        self._state = "stopped"
+        llm, self._llm = self._llm, None
+        if llm is not None:
+            await asyncio.to_thread(llm.shutdown)
+
+    async def check(self, request: GenerationRequest) -> None:
+        llm = self._running()
+        try:
+            tasks = await llm.get_supported_tasks()
+            llm.input_processor.process_inputs(
+                request.request_id, _engine_prompt(request), _sampling_params(request.sampling), supported_tasks=tasks
+            )
+        except ValueError as error:
+            raise BadSampling(_client_message(error)) from error
+        except Exception as error:
+            raise _translated(error) from error
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[EngineDelta, None]:
+        llm = self._running()
+        try:
+            outputs = llm.generate(
+                _engine_prompt(request),
+                _sampling_params(request.sampling),
+                request.request_id,
+                priority=request.priority,
+            )
+            # Closing our generator must abort in the engine at once, not when Python collects vLLM's.
+            async with contextlib.aclosing(outputs):
+                async for output in outputs:
+                    yield _delta(output)
+        except (asyncio.CancelledError, GeneratorExit):
+            raise
+        except Exception as error:
+            raise _translated(error) from error
+
+    def _running(self) -> Any:
+        if self.state != "ready":
+            raise EngineDied(f"the engine is {self.state}")
+        return self._llm
+
+    def _load(self) -> Any:
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.usage.usage_lib import UsageContext
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        # The usage context sets vLLM's own defaults for batch sizes to those of its server.
+        context = UsageContext.OPENAI_API_SERVER
+        config = AsyncEngineArgs(**self._engine_args()).create_engine_config(context)
+        return AsyncLLM.from_vllm_config(config, usage_context=context)
+
+    def _engine_args(self) -> dict[str, Any]:
+        options = self._options
+        args: dict[str, Any] = {
+            "model": str(options.model_dir),
+            "served_model_name": [options.served_name],
+            "max_model_len": options.max_model_len,
+            "load_format": "safetensors",
+            "trust_remote_code": False,
+            "enable_prefix_caching": True,
+            "disable_log_stats": False,
+        }
+        if options.gpu:
+            args["gpu_memory_utilization"] = options.gpu_memory_utilization
+        else:
+            args |= {
+                "enforce_eager": True,  # compiling takes longer than a small model's first answers
+                "dtype": "float32",  # the fast type without AMX
+                "distributed_executor_backend": "uni",
+                # Without a size vLLM asks for 92 % of the machine's memory, and refuses to start when that is not free.
+                "kv_cache_memory_bytes": int(options.kv_cache_gib * 1024**3),
+            }
+        if options.max_num_seqs:
+            args["max_num_seqs"] = options.max_num_seqs
+        return args | options.extra
+
+    def _describe(self) -> ModelInfo:
+        import vllm
+
+        config = self._llm.model_config
+        return ModelInfo(
+            max_model_len=config.max_model_len,
+            vocab_size=config.get_vocab_size(),
+            engine_version=vllm.__version__,
+            device="gpu" if self._options.gpu else "cpu",
+        )
+
+
+def _engine_prompt(request: GenerationRequest) -> dict[str, Any]:
+    """The rendered form, which `generate` and `InputProcessor.process_inputs` take in every release since 0.26."""
+    prompt: dict[str, Any] = {"type": "token", "prompt_token_ids": list(request.prompt_ids)}
+    return prompt | ({"cache_salt": request.cache_salt} if request.cache_salt is not None else {})
+
+
+def _sampling_params(sampling: Sampling) -> Any:
+    from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
+
+    params: dict[str, Any] = {
+        "max_tokens": sampling.max_tokens,
+        "min_tokens": min(sampling.min_tokens, sampling.max_tokens),
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "top_k": sampling.top_k,
+        "min_p": sampling.min_p,
+        "presence_penalty": sampling.presence_penalty,
+        "frequency_penalty": sampling.frequency_penalty,
+        "repetition_penalty": sampling.repetition_penalty,
+        "seed": sampling.seed,
+        "ignore_eos": sampling.ignore_eos,
+        "stop_token_ids": list(sampling.stop_token_ids) or None,
+        "logit_bias": dict(sampling.logit_bias) or None,
+        "allowed_token_ids": list(sampling.allowed_token_ids) or None,
+        "logprobs": sampling.logprobs,
+        "detokenize": False,  # text is made where it is split, so that no tag or stop string is seen in halves
+        "output_kind": RequestOutputKind.DELTA,
+    }
+    if sampling.grammar is not None:
+        field = {"json_schema": "json"}.get(sampling.grammar.kind, sampling.grammar.kind)
+        value = sampling.grammar.value
+        if sampling.grammar.kind == "json_schema":
+            value = json.dumps(value)
+        elif sampling.grammar.kind == "json_object":
+            value = True
+        # Free white space would let a weak model write nothing else until its tokens are spent.
+        compact = {"disable_any_whitespace": True} if field in ("json", "json_object") else {}
+        params["structured_outputs"] = StructuredOutputsParams(**{field: value}, **compact)
+    try:
+        return SamplingParams(**params)
+    except ValueError as error:
+        raise BadSampling(_client_message(error)) from error
+
+
+def _delta(output: Any) -> EngineDelta:
+    completion = output.outputs[0]
+    return EngineDelta(
+        token_ids=completion.token_ids,
+        logprobs=_alternatives(completion.token_ids, completion.logprobs),
+        finish_reason=completion.finish_reason,
+        stop_reason=completion.stop_reason,
+        cached_tokens=output.num_cached_tokens or 0,
+    )
+
+
+def _alternatives(ids: Sequence[int], logprobs: Any) -> tuple[TokenAlternatives, ...]:
+    if not logprobs:
+        return ()
+    found = []
+    for token_id, at_token in zip(ids, logprobs, strict=True):
+        ranked = sorted(at_token.items(), key=lambda item: item[1].rank or 0)
+        best = tuple((i, p.logprob) for i, p in ranked)
+        found.append(TokenAlternatives(sampled=at_token[token_id].logprob, top=best))
+    return tuple(found)
+
+
+def _client_message(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else "these sampling parameters are not possible"
+
+
+def _translated(error: Exception) -> Exception:
+    """vLLM's exceptions as the protocol's. Bad parameters are ValueError in 0.26 and VLLMClientError later."""
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    if isinstance(error, EngineDeadError):
+        return EngineDied("the engine process is gone")
+    cause = error.__cause__ or error
+    for candidate in (error, cause):
+        client_error = any(c.__name__ == "VLLMClientError" for c in inspect.getmro(type(candidate)))
+        if client_error or isinstance(candidate, ValueError | BadSampling):
+            return BadSampling(_client_message(candidate))
+    return error

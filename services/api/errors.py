@@ -1,0 +1,138 @@
+"""Every error that a client can see, as one tree.
+
+ApiError
+|-- InvalidRequest                400 invalid_request         a field has a wrong type or value
+|   |-- InvalidJson               400 invalid_json
+|   |-- ContradictoryParameters   400 contradictory_parameters
+|   |-- UnsupportedParameter      400 unsupported_parameter
+|   |-- ContextLengthExceeded     400 context_length_exceeded
+|   `-- RequestTooLarge           413 request_too_large
+|-- InvalidApiKey                 401 invalid_api_key
+|-- NotFound                      404 not_found
+|   `-- ModelNotFound             404 model_not_found
+|-- MethodNotAllowed              405 method_not_allowed
+|-- UnsupportedMediaType          415 unsupported_media_type
+|-- InternalError                 500 internal_error
+`-- Unavailable                   503, with Retry-After
+    |-- Overloaded                503 server_overloaded       the queue is full
+    |-- ShuttingDown              503 shutting_down
+    `-- EngineUnavailable         503 engine_unavailable      starting, or restarting after a crash
+
+`code` is stable: clients may branch on it. `message` is for people and names the next step.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class ApiError(Exception):
+    """An error with OpenAI's envelope: status, type, param, code."""
+
+    status = 500
+    type = "server_error"
+    code = "internal_error"
+    retry_after_s: int | None = None
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+
+    def envelope(self, request_id: str) -> dict[str, Any]:
+        """The response body; `request_id` finds the log lines."""
+        error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+        return {"error": {**error, "request_id": request_id}}
+
+    def headers(self) -> dict[str, str]:
+        return {"retry-after": str(self.retry_after_s)} if self.retry_after_s is not None else {}
+
+
+class InvalidRequest(ApiError):
+    status = 400
+    type = "invalid_request_error"
+    code = "invalid_request"
+
+
+class InvalidJson(InvalidRequest):
+    code = "invalid_json"
+
+
+class ContradictoryParameters(InvalidRequest):
+    code = "contradictory_parameters"
+
+
+class UnsupportedParameter(InvalidRequest):
+    code = "unsupported_parameter"
+
+
+class ContextLengthExceeded(InvalidRequest):
+    code = "context_length_exceeded"
+
+
+class RequestTooLarge(InvalidRequest):
+    status = 413
+    code = "request_too_large"
+
+
+class InvalidApiKey(ApiError):
+    status = 401
+    type = "authentication_error"
+    code = "invalid_api_key"
+
+    def headers(self) -> dict[str, str]:
+        return {"www-authenticate": "Bearer"}
+
+
+class NotFound(ApiError):
+    status = 404
+    type = "invalid_request_error"
+    code = "not_found"
+
+
+class ModelNotFound(NotFound):
+    code = "model_not_found"
+
+
+class MethodNotAllowed(ApiError):
+    status = 405
+    type = "invalid_request_error"
+    code = "method_not_allowed"
+
+    def __init__(self, message: str, allowed: str = "") -> None:
+        super().__init__(message)
+        self.allowed = allowed
+
+    def headers(self) -> dict[str, str]:
+        return {"allow": self.allowed} if self.allowed else {}
+
+
+class UnsupportedMediaType(ApiError):
+    status = 415
+    type = "invalid_request_error"
+    code = "unsupported_media_type"
+
+
+class InternalError(ApiError):
+    """Ours to mend. The message names the request id, never the cause."""
+
+
+class Unavailable(ApiError):
+    status = 503
+    type = "service_unavailable_error"
+    code = "unavailable"
+    retry_after_s = 5
+
+
+class Overloaded(Unavailable):
+    code = "server_overloaded"
+    retry_after_s = 1
+
+
+class ShuttingDown(Unavailable):
+    code = "shutting_down"
+
+
+class EngineUnavailable(Unavailable):
+    code = "engine_unavailable"
+    retry_after_s = 10

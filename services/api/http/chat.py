@@ -1,0 +1,181 @@
+"""POST /v1/chat/completions: wire to turn, events to wire, and what is counted on the way."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+import uuid
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from services.api.engine.admission import Admission
+from services.api.engine.base import BadSampling, Engine, EngineDied
+from services.api.engine.supervisor import Supervisor
+from services.api.errors import ApiError, EngineUnavailable, InvalidRequest
+from services.api.events import Event, Finished
+from services.api.http.body import read_model
+from services.api.http.chat_request import build_turn, read_messages, tool_specs
+from services.api.http.chunks import ChunkWriter, CollectedChoice, Head, completion_json
+from services.api.http.deltas import ChoicePresenter
+from services.api.http.models import ModelNames
+from services.api.http.schemas import ChatRequest
+from services.api.http.sse import EventStreamResponse, JsonTurnResponse, internal_error
+from services.api.logs import fields
+from services.api.metrics import Metrics
+from services.api.prompt import PromptBuilder
+from services.api.thinking.present import Annotator
+from services.api.turn import TurnRequest, Turns
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ChatDoor:
+    """Everything the route needs, built once by the app."""
+
+    engine: Engine
+    supervisor: Supervisor
+    admission: Admission
+    names: ModelNames
+    prompts: PromptBuilder
+    turns: Turns
+    annotator: Annotator
+    metrics: Metrics
+    sampling_defaults: Mapping[str, Any]
+    max_body_bytes: int
+    keep_alive_s: float
+
+    async def open(self, request: Request) -> Response:
+        """Reads and checks the request; the turn itself runs inside the response, which watches the client."""
+        wire = await read_model(request, ChatRequest, self.max_body_bytes)
+        self.names.require(wire.model)
+        messages = read_messages(wire.messages)
+        self.supervisor.require_ready()
+        info = self.engine.info
+        prompt_ids = self.prompts.build(messages, tool_specs(wire), info.max_model_len)
+        response_id = f"chatcmpl-{uuid.uuid4().hex}"
+        turn = build_turn(
+            wire, response_id, messages, prompt_ids, info.max_model_len, info.vocab_size, self.sampling_defaults
+        )
+        run = _Run(self, wire, turn, Head(response_id, int(time.time()), wire.model or self.names.default))
+        if wire.stream:
+            return EventStreamResponse(run.frames, run.to_error, run.gone, self.keep_alive_s)
+        return JsonTurnResponse(run.collect, run.to_error, run.gone)
+
+
+class _Run:
+    """One request's turn: its events presented, counted and logged."""
+
+    def __init__(self, door: ChatDoor, wire: ChatRequest, turn: TurnRequest, head: Head) -> None:
+        self._door = door
+        self._wire = wire
+        self._turn = turn
+        self._head = head
+        self._begun = time.monotonic()
+        self._presenters = [ChoicePresenter(turn.thinking, door.annotator) for _ in range(turn.choices)]
+        self._finished: list[Finished] = []
+
+    async def frames(self) -> AsyncGenerator[bytes, None]:
+        """SSE frames of the turn, without the closing [DONE]."""
+        options = self._wire.stream_options
+        with_usage = bool(options and options.include_usage)
+        writer = ChunkWriter(self._head, with_usage)
+        roles = set[int]()
+        async with contextlib.aclosing(self._events()) as events:
+            async for index, event in events:
+                if index not in roles:
+                    roles.add(index)
+                    yield writer.role(index)
+                for delta in self._presenters[index].take(event):
+                    yield writer.delta(index, delta)
+                if isinstance(event, Finished):
+                    yield writer.finish(index, event)
+        if with_usage:
+            yield writer.usage(self._finished)
+
+    async def collect(self) -> Mapping[str, Any]:
+        """The whole turn as one `chat.completion`."""
+        choices = [CollectedChoice() for _ in range(self._turn.choices)]
+        async with contextlib.aclosing(self._events()) as events:
+            async for index, event in events:
+                for delta in self._presenters[index].take(event):
+                    choices[index].add(delta)
+                if isinstance(event, Finished):
+                    choices[index].finished = event
+        return completion_json(self._head, choices, self._turn.thinking.shown, bool(self._wire.logprobs))
+
+    async def _events(self) -> AsyncGenerator[tuple[int, Event], None]:
+        door, metrics = self._door, self._door.metrics
+        with door.admission.admit(self._turn.choices):
+            await door.turns.check(self._turn)
+            first = True
+            async with contextlib.aclosing(door.turns.run(self._turn)) as events:
+                async for index, event in events:
+                    if first:
+                        metrics.first_token_s.observe(time.monotonic() - self._begun)
+                        first = False
+                    if isinstance(event, Finished):
+                        self._count(event)
+                    yield index, event
+        self._log_end()
+
+    def _count(self, finished: Finished) -> None:
+        metrics, usage = self._door.metrics, finished.usage
+        self._finished.append(finished)
+        metrics.reasoning_tokens.inc(usage.reasoning_tokens)
+        metrics.answer_tokens.inc(usage.completion_tokens - usage.reasoning_tokens)
+        metrics.thinking_truncated.inc(finished.thinking_truncated)
+        metrics.finished.labels(finish_reason=finished.reason).inc()
+
+    def _log_end(self) -> None:
+        seconds = time.monotonic() - self._begun
+        self._door.metrics.turn_s.labels(stream=str(bool(self._wire.stream)).lower()).observe(seconds)
+        usages = [f.usage for f in self._finished]
+        log.info(
+            "turn done",
+            extra=fields(
+                response_id=self._head.id,
+                seconds=round(seconds, 3),
+                prompt_tokens=self._finished[0].usage.prompt_tokens if self._finished else 0,
+                reasoning_tokens=sum(u.reasoning_tokens for u in usages),
+                completion_tokens=sum(u.completion_tokens for u in usages),
+                finish_reason=",".join(f.reason for f in self._finished),
+            ),
+        )
+
+    def to_error(self, error: Exception) -> ApiError:
+        """What the client is told about anything that the turn raised."""
+        known = self._known(error)
+        self._door.metrics.errors.labels(code=known.code).inc()
+        return known
+
+    def _known(self, error: Exception) -> ApiError:
+        if isinstance(error, ApiError):
+            return error
+        if isinstance(error, BadSampling):
+            return InvalidRequest(str(error))
+        if isinstance(error, EngineDied):
+            return EngineUnavailable(
+                "the engine stopped while this reply was written and is restarted: retry in a few seconds"
+            )
+        return internal_error(error)
+
+    def gone(self) -> None:
+        self._door.metrics.disconnects.inc()
+        log.info("client left, turn aborted", extra=fields(response_id=self._head.id))
+
+
+def chat_router(door: ChatDoor) -> APIRouter:
+    router = APIRouter()
+
+    @router.post("/v1/chat/completions", summary="One chat turn, thought and answer", operation_id="chat")
+    async def chat(request: Request) -> Response:
+        return await door.open(request)
+
+    return router

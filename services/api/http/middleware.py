@@ -1,0 +1,88 @@
+"""Around every request: its id, its key, its log line, and one envelope for whatever goes wrong. Pure ASGI."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import re
+import time
+import uuid
+from collections.abc import Sequence
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from services.api import logs
+from services.api.errors import ApiError, InvalidApiKey
+from services.api.http.sse import error_body, internal_error
+from services.api.metrics import Metrics
+
+log = logging.getLogger("medthink.access")
+
+_ID = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
+_QUIET = ("/livez", "/readyz", "/health", "/metrics")  # asked every few seconds: logged at debug level
+
+
+class RequestContextMiddleware:
+    """Sets the request id, answers with it, logs one line a request and turns what escapes into an error body."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, api_keys: Sequence[str]) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._keys = [key.encode() for key in api_keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-request-id", "")
+        request_id = given if _ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
+        token = logs.request_id.set(request_id)
+        begun, status = time.monotonic(), 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["x-request-id"] = request_id
+            await send(message)
+
+        try:
+            self._require_key(scope)
+            await self._app(scope, receive, send_with_id)
+        except Exception as error:  # noqa: BLE001 - the outermost catcher: nothing may end in a stack trace on the wire
+            known = error if isinstance(error, ApiError) else internal_error(error)
+            if status == 0:
+                await _respond(send_with_id, known)
+        finally:
+            self._record(scope, status, time.monotonic() - begun)
+            logs.request_id.reset(token)
+
+    def _require_key(self, scope: Scope) -> None:
+        if not self._keys or not scope["path"].startswith("/v1/"):
+            return
+        scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
+        given = key.strip().encode() if scheme.lower() == "bearer" else b""
+        # Every key is compared, in constant time: neither the match nor its place shows in the timing.
+        if sum(hmac.compare_digest(given, known) for known in self._keys) == 0:
+            raise InvalidApiKey("send a valid key as 'Authorization: Bearer KEY'; the server's operator hands them out")
+
+    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", "other")
+        self._metrics.requests.labels(route=route, method=_method(scope["method"]), status=str(status)).inc()
+        level = logging.DEBUG if scope["path"] in _QUIET else logging.INFO
+        line = f"{scope['method']} {scope['path'][:200]} {status or 'closed'}"
+        log.log(level, line, extra=logs.fields(seconds=round(seconds, 4), status=status))
+
+
+def _method(method: str) -> str:
+    """A label value from a small set: clients may send any word."""
+    return method if method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS") else "other"
+
+
+async def _respond(send: Send, error: ApiError) -> None:
+    body = error_body(error)
+    headers = {"content-type": "application/json", "content-length": str(len(body)), **error.headers()}
+    raw = [(k.encode(), v.encode()) for k, v in headers.items()]
+    await send({"type": "http.response.start", "status": error.status, "headers": raw})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,87 @@
+"""The environment, read once into one frozen object. Prefix `MEDTHINK_`; a bad value stops the start with all problems listed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+ROOT = Path(__file__).resolve().parents[2]
+DEMO_MODEL = ROOT / "deploy" / "demo"
+DEFAULT_SYSTEM_PROMPT = "你是一名严谨的医疗AI助手,所有回答必须基于循证医学,不确定时明确告知。"
+
+
+class Settings(BaseSettings):
+    """Every setting, its default and what it means."""
+
+    model_config = SettingsConfigDict(env_prefix="MEDTHINK_", frozen=True, extra="ignore")
+
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    model: str = Field(
+        "", description="model directory or hub id; empty: Qwen/Qwen3-1.7B with a GPU, the demo model without"
+    )
+    model_source: Literal["huggingface", "modelscope"] = Field("huggingface", description="hub that serves a hub id")
+    served_model_name: str = Field("Qwen3-1.7B", description="name in /v1/models; Qwen3-1.7B is always accepted too")
+    system_prompt: str = Field(
+        DEFAULT_SYSTEM_PROMPT, description="used when a request brings no system message; empty: none"
+    )
+    api_keys: str = Field("", description="comma-separated keys for Authorization: Bearer; empty: no key is asked for")
+
+    max_model_len: int = Field(
+        16384, ge=256, description="most tokens of prompt and reply together; the model's own limit if lower"
+    )
+    gpu_memory_utilization: float = Field(
+        0.9, gt=0, le=1, description="share of the GPU's memory that the engine may take"
+    )
+    kv_cache_gib: float = Field(1.0, gt=0, description="memory for the KV cache when the engine runs on a CPU, GiB")
+    max_num_seqs: int = Field(0, ge=0, description="most sequences in one engine step; 0: 256 on a GPU, 32 on a CPU")
+    engine_args: str = Field("{}", description="JSON object of further vLLM engine arguments, for experts")
+
+    max_active_requests: int = Field(512, ge=1, description="most choices generated or queued at once; beyond it 503")
+    answer_reserve: int = Field(512, ge=1, description="tokens of max_tokens kept for the answer, at most half of them")
+    max_body_bytes: int = Field(4 * 1024 * 1024, ge=1024, description="largest request body; beyond it 413")
+    drain_s: float = Field(30.0, ge=0, description="on SIGTERM, seconds that running streams get to finish")
+    keep_alive_s: float = Field(15.0, gt=0, description="a comment frame goes out when a stream was silent this long")
+    restart_backoff_s: float = Field(
+        1.0, gt=0, description="first pause before a dead engine is restarted; doubles up to 60 s"
+    )
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="least severe line that is logged"
+    )
+    log_format: Literal["auto", "text", "json"] = Field(
+        "auto", description="auto: text on a terminal, JSON lines elsewhere"
+    )
+
+    @field_validator("engine_args")
+    @classmethod
+    def _engine_args_are_a_json_object(cls, value: str) -> str:
+        import json
+
+        try:
+            parsed = json.loads(value)
+        except ValueError as error:
+            raise ValueError(f"not JSON: {error}") from error
+        if not isinstance(parsed, dict):
+            raise ValueError("must be a JSON object")
+        return value
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        return tuple(key.strip() for key in self.api_keys.split(",") if key.strip())
+
+
+class SettingsError(ValueError):
+    """One line a problem, each naming its variable."""
+
+
+def read_settings() -> Settings:
+    """Settings from the environment; raises `SettingsError` listing every problem."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        lines = [f"MEDTHINK_{str(e['loc'][0]).upper()}: {e['msg']} (got {e['input']!r})" for e in error.errors()]
+        raise SettingsError("\n".join(lines)) from error

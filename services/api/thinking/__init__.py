@@ -1,0 +1,1 @@
+"""Reasoning and answer: told apart by token id, bounded, and shown."""

@@ -1,0 +1,1 @@
+"""What the API and the trainer agree on. Standard library and pydantic only."""
