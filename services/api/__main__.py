@@ -68,7 +68,7 @@ def _load(settings: Settings, files: Any, gpu: bool) -> Any:
 
     from services.api.app import Model, build
     from services.api.engine.model_files import ModelError
-    from services.api.engine.vllm import VllmEngine, VllmOptions, prepare_environment
+    from services.api.engine.vllm import AdapterLimits, VllmEngine, VllmOptions, prepare_environment
     from services.contract.chat_format import ChatFormat, ChatFormatError
 
     options = VllmOptions(
@@ -79,6 +79,7 @@ def _load(settings: Settings, files: Any, gpu: bool) -> Any:
         gpu_memory_utilization=settings.gpu_memory_utilization,
         kv_cache_gib=settings.kv_cache_gib,
         max_num_seqs=settings.max_num_seqs or (256 if gpu else 32),
+        adapters=_adapter_limits(settings, AdapterLimits),
         extra=json.loads(settings.engine_args),
     )
     prepare_environment(options, settings.log_level)
@@ -88,7 +89,16 @@ def _load(settings: Settings, files: Any, gpu: bool) -> Any:
         raise ModelError(f"{error}: MedThink serves models with Qwen3's tokenizer") from error
     tokenizer = Tokenizer.from_file(str(Path(files.folder) / "tokenizer.json"))
     engine = VllmEngine(options)
-    return Model(engine, chat_format, tokenizer.id_to_token, files.sampling_defaults, files.demo), build
+    return Model(engine, chat_format, tokenizer.id_to_token, files.sampling_defaults, files.demo, files.config), build
+
+
+def _adapter_limits(settings: Settings, limits: Any) -> Any:
+    """Limits for the engine, or None without a volume. The default volume is made on first use."""
+    if settings.adapter_volume is None:
+        return None
+    if settings.adapters == "adapters":
+        settings.adapter_volume.mkdir(exist_ok=True)
+    return limits(settings.max_adapter_rank, settings.max_adapters_in_batch, settings.max_adapters_loaded)
 
 
 async def _run(settings: Settings, model: Any, build: Any) -> int:
@@ -179,6 +189,10 @@ def _announce(settings: Settings, server: Any, demo: bool) -> None:
 
 
 def _first_line(error: Exception) -> str:
+    """One line for the operator. Of an engine process that failed only its own output knows why."""
+    cause = logs.last_foreign_cause() if "root cause" in str(error) else None
+    if cause is not None:
+        return cause[:300]
     lines = str(error).strip().splitlines()
     return lines[0][:300] if lines else type(error).__name__
 

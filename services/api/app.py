@@ -18,10 +18,15 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from services.api.adapters.cache import AdapterCache, Expected
+from services.api.adapters.canary import Canary
+from services.api.adapters.registry import AdapterRegistry
+from services.api.adapters.watcher import AdapterWatcher
 from services.api.engine.admission import Admission
 from services.api.engine.base import Engine, GenerationRequest, Sampling
 from services.api.engine.supervisor import Supervisor
 from services.api.errors import ApiError, InvalidRequest, MethodNotAllowed, NotFound
+from services.api.http.adapters import adapters_router
 from services.api.http.chat import ChatDoor, chat_router
 from services.api.http.middleware import RequestContextMiddleware
 from services.api.http.models import ModelNames, models_router
@@ -34,6 +39,7 @@ from services.api.settings import Settings
 from services.api.thinking.present import Annotator
 from services.api.thinking.token_text import TokenTexts
 from services.api.turn import Turns
+from services.contract.adapter_manifest import config_sha256
 from services.contract.chat_format import ChatFormat, Message
 
 log = logging.getLogger(__name__)
@@ -52,6 +58,7 @@ class Model:
     id_to_token: Callable[[int], str | None]
     sampling_defaults: Mapping[str, Any] = field(default_factory=dict)
     demo: str | None = None
+    config: Mapping[str, Any] | None = None  # config.json; adapters are checked against it
 
 
 @dataclass(frozen=True)
@@ -65,20 +72,27 @@ class Service:
 
 
 class Life:
-    """Runs the supervisor beside the server. `failed` is set with the cause when the very first start failed."""
+    """Runs the supervisor, and the adapter watcher once there is an engine, beside the server."""
 
-    def __init__(self, supervisor: Supervisor, on_failure: Callable[[Exception], None]) -> None:
+    def __init__(
+        self, supervisor: Supervisor, watcher: AdapterWatcher | None, on_failure: Callable[[Exception], None]
+    ) -> None:
+        """`on_failure` is told the cause when the very first start has failed."""
         self._supervisor = supervisor
+        self._watcher = watcher
         self._on_failure = on_failure
 
     @contextlib.asynccontextmanager
     async def run(self, app: FastAPI) -> AsyncIterator[None]:
-        task = asyncio.create_task(self._supervise())
+        tasks = [asyncio.create_task(self._supervise())]
+        if self._watcher is not None:
+            tasks.append(asyncio.create_task(self._watcher.run()))
         try:
             yield
         finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             await self._supervisor.stop()
 
     async def _supervise(self) -> None:
@@ -86,6 +100,34 @@ class Life:
             await self._supervisor.run()
         except Exception as error:  # noqa: BLE001 - reported to main, which ends the process with one line
             self._on_failure(error)
+
+
+@dataclass(frozen=True)
+class Adapters:
+    """The adapter side, put together; absent when no volume is configured."""
+
+    registry: AdapterRegistry
+    canary: Canary
+
+
+def build_adapters(settings: Settings, model: Model, metrics: Metrics) -> Adapters | None:
+    """Registry, private cache and canary for the configured volume."""
+    if settings.adapter_volume is None or model.config is None:
+        return None
+    expected = Expected(
+        dict(model.config), config_sha256(model.config), model.chat_format.digest, settings.max_adapter_rank
+    )
+    ids = model.chat_format.write_prompt([Message(role="user", content="你好，请介绍一下你自己。")])
+    canary = Canary(model.engine, ids)
+    registry = AdapterRegistry(
+        model.engine,
+        AdapterCache(settings.adapter_copies, expected),
+        canary.try_out,
+        settings.adapter_volume,
+        settings.max_adapters_loaded,
+        lambda state, name: metrics.adapters.labels(state=state).inc(),
+    )
+    return Adapters(registry, canary)
 
 
 def build(
@@ -104,15 +146,32 @@ def build(
         metrics.engine_start_s.set(seconds)
         on_ready(seconds)
 
-    supervisor = Supervisor(
-        model.engine, lambda: warm_up(model), settings.restart_backoff_s, ready, metrics.engine_restarts.inc
-    )
+    adapters = build_adapters(settings, model, metrics)
+    registry_of_adapters = adapters.registry if adapters else None
+
+    async def warm() -> None:
+        await warm_up(model)
+        if adapters is not None:
+            adapters.canary.forget()
+            await adapters.registry.restore()
+
+    supervisor = Supervisor(model.engine, warm, settings.restart_backoff_s, ready, metrics.engine_restarts.inc)
+    watcher = None
+    if adapters is not None and settings.adapter_volume is not None:
+        watcher = AdapterWatcher(
+            settings.adapter_volume,
+            adapters.registry,
+            settings.adapter_poll_s,
+            is_ready=lambda: supervisor.is_ready,
+            on_volume=metrics.adapter_volume_up.set,
+        )
     admission = Admission(settings.max_active_requests)
-    names = ModelNames(settings.served_model_name, int(time.time()), model.demo)
+    names = ModelNames(settings.served_model_name, int(time.time()), model.demo, registry_of_adapters)
     door = ChatDoor(
         engine=model.engine,
         supervisor=supervisor,
         admission=admission,
+        registry=registry_of_adapters,
         names=names,
         prompts=PromptBuilder(model.chat_format, settings.system_prompt),
         turns=Turns(model.engine, model.chat_format, texts, settings.answer_reserve),
@@ -122,14 +181,14 @@ def build(
         max_body_bytes=settings.max_body_bytes,
         keep_alive_s=settings.keep_alive_s,
     )
-    life = Life(supervisor, on_failure)
+    life = Life(supervisor, watcher, on_failure)
     # No /docs page: FastAPI's loads scripts from other hosts, which a hospital network does not reach.
     app = FastAPI(title="MedThink", version=VERSION, lifespan=life.run, docs_url=None, redoc_url=None)
     app.include_router(chat_router(door))
     app.include_router(models_router(names, lambda: _if_ready(supervisor, model.engine)))
+    app.include_router(adapters_router(registry_of_adapters))
     app.include_router(ops_router(supervisor, admission, metrics, lambda: versions(settings, model, supervisor)))
-    app.add_exception_handler(ApiError, _on_api_error)
-    app.add_exception_handler(HTTPException, _on_http_exception)
+    add_error_handlers(app, metrics)
     app.add_middleware(RequestContextMiddleware, metrics=metrics, api_keys=settings.keys)
     describe(app)
     return Service(app, supervisor, admission, life)
@@ -171,22 +230,29 @@ def _if_ready(supervisor: Supervisor, engine: Engine) -> int | None:
     return engine.info.max_model_len if supervisor.is_ready else None
 
 
-async def _on_api_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, ApiError)
-    return Response(error_body(error), error.status, error.headers(), "application/json")
+def add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
+    """Errors that are raised before a turn has begun: counted, and in the one envelope."""
+
+    async def on_api_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, ApiError)
+        metrics.errors.labels(code=error.code).inc()
+        return Response(error_body(error), error.status, error.headers(), "application/json")
+
+    async def on_http_exception(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        return await on_api_error(request, _known(request, error))
+
+    app.add_exception_handler(ApiError, on_api_error)
+    app.add_exception_handler(HTTPException, on_http_exception)
 
 
-async def _on_http_exception(request: Request, error: Exception) -> Response:
+def _known(request: Request, error: HTTPException) -> ApiError:
     """Starlette's own refusals: no such route, wrong method."""
-    assert isinstance(error, HTTPException)
-    known: ApiError
     if error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "")
-        known = MethodNotAllowed(
+        return MethodNotAllowed(
             f"{request.method[:20]} is not possible here, {allowed or 'another method'} is", allowed
         )
-    elif error.status_code == 404:
-        known = NotFound(f"there is nothing at {request.url.path[:200]}: GET / lists the routes")
-    else:
-        known = InvalidRequest(str(error.detail)[:200])
-    return await _on_api_error(request, known)
+    if error.status_code == 404:
+        return NotFound(f"there is nothing at {request.url.path[:200]}: GET / lists the routes")
+    return InvalidRequest(str(error.detail)[:200])

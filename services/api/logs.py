@@ -100,10 +100,28 @@ def _capture_foreign_lines() -> None:
 
 
 def _log_foreign_lines(lines: IO[str]) -> None:
+    root = logging.getLogger()
+    in_trace = False
     for line in lines:
         source, level, message = read_foreign_line(line)
-        if message:
-            logging.getLogger(source).log(level, "%s", message)
+        # A stack trace is for debugging; its last line, the cause, is for everybody.
+        in_trace = message.startswith("Traceback (most") or (in_trace and message.startswith(" "))
+        if in_trace:
+            level = logging.DEBUG
+        elif cause := _CAUSE.fullmatch(message):
+            _last_cause[:] = [cause[1]]
+        if message and root.isEnabledFor(level):
+            # Past the source's own logger: vLLM's writes to standard output, whence the line would come here for ever.
+            root.handle(root.makeRecord(source, level, "", 0, message, (), None))
+
+
+_CAUSE = re.compile(r"(?:\[[^\]]+\] )?((?:[A-Za-z_]+\.)*[A-Z]\w*(?:Error|Exception): .+)")
+_last_cause: list[str] = []
+
+
+def last_foreign_cause() -> str | None:
+    """The last line of a stack trace that a child printed: vLLM says "see root cause above", and this is the root cause."""
+    return _last_cause[-1] if _last_cause else None
 
 
 def read_foreign_line(line: str) -> tuple[str, int, str]:
@@ -116,4 +134,6 @@ def read_foreign_line(line: str) -> tuple[str, int, str]:
     source = "vllm.enginecore" if child and child[1].startswith("EngineCore") else "vllm" if child or vllm else "stdout"
     if vllm:
         return source, logging.getLevelNamesMapping()[vllm[1]], text[vllm.end() :]
+    if _CAUSE.fullmatch(text):
+        return source, logging.ERROR, text
     return source, logging.DEBUG if _CHATTER.match(text) else logging.INFO, text

@@ -38,5 +38,10 @@ class Metrics:
         self.engine_restarts = Counter("medthink_engine_restarts", "Engine restarts after a crash", registry=registry)
         self.engine_start_s = Gauge("medthink_engine_start_seconds", "Latest start with warm-up", registry=registry)
 
+        self.adapters = Counter(
+            "medthink_adapter_changes", "Adapter versions by new state", ["state"], registry=registry
+        )
+        self.adapter_volume_up = Gauge("medthink_adapter_volume_up", "1 while the volume answers", registry=registry)
+
     def render(self) -> bytes:
         return generate_latest(self.registry)

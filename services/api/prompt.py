@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from services.api.errors import ContextLengthExceeded
-from services.contract.chat_format import ChatFormat, Message
+from services.contract.chat_format import END_THINK, ChatFormat, Message
 
-# <think>\n\n</think>\n\n and one token to say something: what a reply needs at the least.
+# Tokens that a reply needs at the least: a word of thought and a word of answer.
 SMALLEST_REPLY = 8
 
 
@@ -18,24 +18,43 @@ class PromptBuilder:
     def __init__(self, chat_format: ChatFormat, default_system_prompt: str) -> None:
         self._chat_format = chat_format
         self._default_system_prompt = default_system_prompt
+        self._frame = _longest_frame(chat_format)
 
-    def build(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], max_model_len: int) -> list[int]:
-        """Ids of closed turns. The default system prompt goes first when the conversation brings none.
+    def room(self, prompt_ids: Sequence[int], max_model_len: int) -> int:
+        """Most tokens of a reply behind `prompt_ids`: what the context has left, less the frame that we write around it."""
+        return max_model_len - len(prompt_ids) - self._frame
+
+    def build(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[dict[str, Any]],
+        max_model_len: int,
+        system_prompt: str | None = None,
+    ) -> list[int]:
+        """Ids of closed turns. `system_prompt`, or else the default one, goes first when the conversation brings none.
 
         Raises `ContextLengthExceeded` when no reply would fit behind them.
         """
         turns = list(messages)
-        if self._default_system_prompt and all(m.role != "system" for m in turns):
-            turns.insert(0, Message(role="system", content=self._default_system_prompt))
+        prompt = self._default_system_prompt if system_prompt is None else system_prompt
+        if prompt and all(m.role != "system" for m in turns):
+            turns.insert(0, Message(role="system", content=prompt))
         # Counting characters first keeps a megabyte of text from being tokenized just to be refused: in byte-level
         # BPE a token of these vocabularies is rarely longer than 16 characters.
         characters = sum(len(m.content) for m in turns)
         if characters > max_model_len * 64:
             raise _too_long(f"about {characters} characters", max_model_len)
         ids = self._chat_format.write(turns, tools)
-        if len(ids) + SMALLEST_REPLY > max_model_len:
+        if self.room(ids, max_model_len) < SMALLEST_REPLY:
             raise _too_long(f"{len(ids)} tokens", max_model_len)
         return ids
+
+
+def _longest_frame(chat_format: ChatFormat) -> int:
+    """Tokens of a reply that are written for the model: its opening, and the closing of a thought that was cut."""
+    closing = [*chat_format.encode_text("\n"), chat_format.control_ids[END_THINK], *chat_format.encode_text("\n\n")]
+    with_thought = len(chat_format.write_reply_opening(True)) + len(closing)
+    return max(with_thought, len(chat_format.write_reply_opening(False)))
 
 
 def _too_long(length: str, max_model_len: int) -> ContextLengthExceeded:

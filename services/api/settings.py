@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -40,6 +41,17 @@ class Settings(BaseSettings):
     max_num_seqs: int = Field(0, ge=0, description="most sequences in one engine step; 0: 256 on a GPU, 32 on a CPU")
     engine_args: str = Field("{}", description="JSON object of further vLLM engine arguments, for experts")
 
+    adapters: str = Field(
+        "adapters", description="shared volume with adapters, relative to the checkout; empty: none are served"
+    )
+    adapter_cache: str = Field("", description="folder for private copies of adapters; empty: one in the user's cache")
+    adapter_poll_s: float = Field(0.5, gt=0, description="seconds between two looks at the adapter volume")
+    max_adapter_rank: int = Field(32, description="largest rank that is served: 8, 16, 32, 64, 128, 256, 320 or 512")
+    max_adapters_in_batch: int = Field(4, ge=1, le=64, description="different adapters in one engine step")
+    max_adapters_loaded: int = Field(
+        16, ge=1, le=1024, description="adapters loaded at a time; the idle one goes first"
+    )
+
     max_active_requests: int = Field(512, ge=1, description="most choices generated or queued at once; beyond it 503")
     answer_reserve: int = Field(512, ge=1, description="tokens of max_tokens kept for the answer, at most half of them")
     max_body_bytes: int = Field(4 * 1024 * 1024, ge=1024, description="largest request body; beyond it 413")
@@ -68,6 +80,24 @@ class Settings(BaseSettings):
         if not isinstance(parsed, dict):
             raise ValueError("must be a JSON object")
         return value
+
+    @field_validator("max_adapter_rank")
+    @classmethod
+    def _rank_is_one_that_the_engine_knows(cls, value: int) -> int:
+        if value not in (8, 16, 32, 64, 128, 256, 320, 512):
+            raise ValueError("must be 8, 16, 32, 64, 128, 256, 320 or 512")
+        return value
+
+    @property
+    def adapter_volume(self) -> Path | None:
+        return (ROOT / self.adapters) if self.adapters else None
+
+    @property
+    def adapter_copies(self) -> Path:
+        if self.adapter_cache:
+            return Path(self.adapter_cache)
+        base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+        return Path(base) / "medthink" / "adapters" / str(os.getpid())
 
     @property
     def keys(self) -> tuple[str, ...]:

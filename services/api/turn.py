@@ -15,7 +15,15 @@ import secrets
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from services.api.engine.base import Engine, EngineDelta, EngineDied, GenerationRequest, Sampling, TokenAlternatives
+from services.api.engine.base import (
+    AdapterHandle,
+    Engine,
+    EngineDelta,
+    EngineDied,
+    GenerationRequest,
+    Sampling,
+    TokenAlternatives,
+)
 from services.api.events import (
     Answer,
     Event,
@@ -49,6 +57,7 @@ class TurnRequest:
     parallel_tool_calls: bool = True
     forced_call: ForcedCall | None = None
     choices: int = 1
+    adapter: AdapterHandle | None = None
     cache_salt: str | None = None
 
 
@@ -135,6 +144,11 @@ def _answer_sampling(request: TurnRequest) -> Sampling:
     return dataclasses.replace(request.sampling, grammar=grammar)
 
 
+def _signed_64(seed: int) -> int:
+    """The largest seed plus one is the smallest: engines take no more than 64 bits."""
+    return (seed + 2**63) % 2**64 - 2**63
+
+
 def _new_call_id() -> str:
     return f"call_{secrets.token_hex(12)}"
 
@@ -159,7 +173,12 @@ class _Choice:
         self._splitter = self._new_splitter(Part.START if self._thinks else Part.ANSWER)
         self._stop = StopStrings(request.stop, request.include_stop)
         self._forced = ForcedCallReader(request.forced_call, _new_call_id) if request.forced_call else None
-        self._end_ids = {chat_format.control_ids[IM_END], chat_format.control_ids[END_OF_TEXT]}
+        control = chat_format.control_ids
+        self._think = control[THINK]
+        self._end_ids = {control[IM_END], control[END_OF_TEXT]}
+        self._closing = {control[END_THINK], *([control[TOOL_CALL]] if request.offers_tools else [])}
+        self._frame = set(control.values()) - self._closing  # before a thought the splitter passes over these
+        self._held_logprobs: list[TokenLogprobs] = []
         self._phase = 0
         self._used = 0
         self._reasoning_tokens = 0
@@ -195,34 +214,59 @@ class _Choice:
         self._phase += 1
         self.phase_over = False
         if sampling.seed is not None:
-            sampling = dataclasses.replace(sampling, seed=sampling.seed + self._index)
+            sampling = dataclasses.replace(sampling, seed=_signed_64(sampling.seed + self._index))
         engine_id = f"{self._request.request_id}-{self._index}-{self._phase}"
-        return GenerationRequest(engine_id, list(self._prompt), sampling, cache_salt=self._request.cache_salt)
+        return GenerationRequest(
+            engine_id, list(self._prompt), sampling, adapter=self._request.adapter, cache_salt=self._request.cache_salt
+        )
 
     def take(self, delta: EngineDelta) -> Iterator[Event]:
         """Events of one delta. Sets `phase_over` when the engine need not go on."""
         self._last = delta
         self._cached_tokens = max(self._cached_tokens, delta.cached_tokens) if self._phase == 1 else self._cached_tokens
         ids = self._within_budget(delta.token_ids)
-        self._used += len(ids)
-        self._prompt += ids
         logprobs = [self._logprobs(i, at) for i, at in zip(ids, delta.logprobs, strict=False)] if delta.logprobs else []
-        yield from self._shown(self._splitter.feed(ids, logprobs))
-        self.phase_over = self.phase_over or len(ids) < len(delta.token_ids)
+        self.phase_over = len(ids) < len(delta.token_ids)
+        # Where a reply may end inside a delta, ids are taken one by one: no token behind its end is shown or counted.
+        step = 1 if self._request.stop or not self._request.parallel_tool_calls else max(1, len(ids))
+        for at in range(0, len(ids), step):
+            taken = ids[at : at + step]
+            self._used += len(taken)
+            self._prompt += taken
+            hidden = self._ends_at_client_stop(delta) and at + len(taken) == len(delta.token_ids)
+            shown = taken[:-1] if hidden else taken
+            yield from self._shown(self._splitter.feed(shown, logprobs[at : at + step]))
+            if self.finish is not None:
+                return
+
+    def _ends_at_client_stop(self, delta: EngineDelta) -> bool:
+        """Whether the last token is one of the client's stop tokens, which like a stop string is not shown."""
+        stops = self._request.sampling.stop_token_ids
+        return delta.finish_reason == "stop" and delta.stop_reason in stops and not self._request.include_stop
 
     def _within_budget(self, ids: Sequence[int]) -> Sequence[int]:
         """`ids` up to the end of the thought's budget; a thought that closes itself in time is left alone."""
         splitter = self._splitter
-        if splitter.part not in (Part.START, Part.REASONING) or not ids:
+        if splitter.part not in (Part.START, Part.REASONING):
             return ids
-        if splitter.part is Part.START and ids[0] != self._format.control_ids[THINK]:
-            # No thought at all: the answer has begun. If it is to be constrained, it begins again, constrained.
-            return ids[:0] if self._answer_constrained else ids
         left = self._cap - splitter.reasoning_tokens
-        if len(ids) <= left:
+        thinks = splitter.part is Part.REASONING
+        if thinks and len(ids) <= left:
             return ids
-        ends = {self._format.control_ids[END_THINK], self._format.control_ids[TOOL_CALL], *self._end_ids}
-        return ids if any(i in ends for i in ids[: left + 1]) else ids[:left]
+        for n, token_id in enumerate(ids):
+            if not thinks and token_id != self._think:
+                if self._answer_constrained:  # no thought at all: the answer begins again, constrained
+                    return ids[:n]
+                if token_id in self._frame:
+                    continue
+                return ids
+            thinks = True
+            if token_id in self._closing:
+                return ids
+            if left == 0:
+                return ids[:n]
+            left -= 1
+        return ids
 
     def _shown(self, events: Sequence[Event]) -> Iterator[Event]:
         for event in events:
@@ -231,8 +275,9 @@ class _Choice:
                     self._forced.feed(event.text)
                     continue
                 text = self._stop.feed(event.text)
+                self._held_logprobs += event.logprobs
                 if text:
-                    yield Answer(text, event.logprobs)
+                    yield self._answer(text)
                 if self._stop.matched is not None:
                     self.finish, self._stop_reason, self.phase_over = "stop", self._stop.matched, True
                     return
@@ -244,6 +289,11 @@ class _Choice:
                 yield event
             else:
                 yield event
+
+    def _answer(self, text: str) -> Answer:
+        """Text and the logprobs of its tokens, those included that waited while it might have become a stop string."""
+        logprobs, self._held_logprobs = tuple(self._held_logprobs), []
+        return Answer(text, logprobs)
 
     def end_phase(self) -> Iterator[Event]:
         """Closes a thought that was cut, or the turn when the model has ended it."""
@@ -272,7 +322,7 @@ class _Choice:
         """Cut by its budget, or ended by the model in mid-thought: either way the reader is owed an answer."""
         thinking = self._splitter.part in (Part.START, Part.REASONING)
         stopped_by_client = last.stop_reason in self._request.sampling.stop_token_ids
-        return thinking and not stopped_by_client and (self.phase_over or last.finish_reason == "stop")
+        return thinking and (self.phase_over or (last.finish_reason == "stop" and not stopped_by_client))
 
     def _waits_for_constraint(self, last: EngineDelta) -> bool:
         return self._answer_constrained and last.stop_reason == self._format.control_ids[END_THINK]
@@ -292,7 +342,7 @@ class _Choice:
 
     def _end_answer(self, reason: FinishReason, stop_reason: str | int | None) -> Iterator[Event]:
         if held := self._stop.end():
-            yield Answer(held)
+            yield self._answer(held)
         if self._forced is not None:
             yield from self._forced.end()
             self._calls = self._forced.calls

@@ -48,12 +48,22 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
+class AdapterHandle:
+    """A loaded adapter: a name and an id of its own for every version, and the private folder that holds it."""
+
+    name: str
+    engine_id: int
+    folder: str
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """One sequence to generate. `request_id` must be unique among running requests."""
+    """One sequence to generate. `request_id` must be unique among running requests; `adapter` must be loaded."""
 
     request_id: str
     prompt_ids: Sequence[int]
     sampling: Sampling
+    adapter: AdapterHandle | None = None
     priority: int = 0
     cache_salt: str | None = None
 
@@ -95,6 +105,10 @@ class BadSampling(ValueError):
     """The engine refuses these sampling parameters; the message is fit for the client."""
 
 
+class AdapterRefused(ValueError):
+    """The engine cannot load this adapter, or it answers nonsense; the message fits in one line."""
+
+
 class Engine(Protocol):
     """One loaded model."""
 
@@ -116,6 +130,14 @@ class Engine(Protocol):
 
     async def check(self, request: GenerationRequest) -> None:
         """Raises `BadSampling` for what `generate` would refuse, a broken grammar included. Generates nothing."""
+        ...
+
+    async def load_adapter(self, adapter: AdapterHandle) -> None:
+        """Makes an adapter usable in `generate`. Raises `AdapterRefused`; then nothing of it is left in the engine."""
+        ...
+
+    async def unload_adapter(self, adapter: AdapterHandle) -> None:
+        """Frees its place. No request may be using it. Not an error for one that is not loaded."""
         ...
 
     def generate(self, request: GenerationRequest) -> AsyncGenerator[EngineDelta, None]:

@@ -24,6 +24,7 @@ class ModelFiles:
 
     folder: Path
     max_positions: int
+    config: dict[str, Any] = field(default_factory=dict)
     sampling_defaults: dict[str, Any] = field(default_factory=dict)
     demo: str | None = None
 
@@ -83,6 +84,7 @@ def read_model(folder: Path) -> ModelFiles:
     known = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
     return ModelFiles(
         folder=folder,
+        config=config,
         max_positions=int(config.get("max_position_embeddings", 0)) or 4096,
         sampling_defaults={k: defaults[k] for k in known if defaults.get(k) is not None},
         demo=str(notice) if notice else None,

@@ -35,15 +35,18 @@ class Supervisor:
         self._on_ready = on_ready
         self._on_restart = on_restart
         self._warm = False
+        self._stopped = False
         self._what = "starting"
 
     @property
     def is_ready(self) -> bool:
-        return self._warm and self._engine.state == "ready"
+        return self._warm and not self._stopped and self._engine.state == "ready"
 
     @property
     def what(self) -> str:
         """What it is doing: starting, warming up, ready, restarting, stopped."""
+        if self._stopped:
+            return "stopped"
         return self._what if self._what != "ready" or self.is_ready else "restarting"
 
     def require_ready(self) -> None:
@@ -52,10 +55,10 @@ class Supervisor:
             raise EngineUnavailable(f"the model is {self.what}: retry in a few seconds; /readyz says when it is ready")
 
     async def run(self) -> None:
-        """Until cancelled. Raises what the very first start raises: a server that never worked should say so and end."""
+        """Until cancelled or stopped. Raises what the very first start raises: a server that never worked says so and ends."""
         pause_s = self._first_pause_s
         first = True
-        while True:
+        while not self._stopped:
             try:
                 started = time.monotonic()
                 await self._bring_up()
@@ -66,23 +69,34 @@ class Supervisor:
             except asyncio.CancelledError:
                 raise
             except Exception as error:
-                if first:
+                if first and not self._stopped:
                     raise
                 log.error("the engine did not start again", extra=fields(error=str(error)))
+            if self._stopped:  # perhaps while it was starting: then it has come up after all
+                await self._free()
+                return
             self._warm = False
             self._what = "restarting"
             if time.monotonic() - started > STEADY_AFTER_S:
                 pause_s = self._first_pause_s
             log.error("the engine has died and is restarted", extra=fields(pause_s=pause_s))
             self._on_restart()
-            await self._engine.stop()
+            await self._free()
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
 
     async def stop(self) -> None:
+        """Ends the engine for good."""
         self._warm = False
-        self._what = "stopped"
+        self._stopped = True
         await self._engine.stop()
+
+    async def _free(self) -> None:
+        """Frees what a dead engine holds. It may fail at that too, which must not end the attempts to start another."""
+        try:
+            await self._engine.stop()
+        except Exception as error:  # noqa: BLE001 - whatever a dead engine raises
+            log.warning("the dead engine could not be stopped", extra=fields(error=str(error)))
 
     async def _bring_up(self) -> None:
         await self._engine.start()

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from services.api.engine.base import (
+    AdapterHandle,
+    AdapterRefused,
     BadSampling,
     EngineDelta,
     EngineDied,
@@ -31,6 +33,15 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
+class AdapterLimits:
+    """Largest rank, adapters in one batch, and adapters loaded at a time. The GPU pays for rank x batch, used or not."""
+
+    max_rank: int
+    in_batch: int
+    loaded: int
+
+
+@dataclass(frozen=True, slots=True)
 class VllmOptions:
     """What the engine is started with; `extra` are further `AsyncEngineArgs`, for experts."""
 
@@ -41,6 +52,7 @@ class VllmOptions:
     gpu_memory_utilization: float
     kv_cache_gib: float
     max_num_seqs: int
+    adapters: AdapterLimits | None
     extra: dict[str, Any]
 
 
@@ -51,7 +63,9 @@ def prepare_environment(options: VllmOptions, log_level: str) -> None:
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
         "TOKENIZERS_PARALLELISM": "false",
-        "VLLM_LOGGING_LEVEL": "INFO" if log_level == "debug" else "WARNING",
+        "VLLM_LOGGING_LEVEL": "INFO"
+        if log_level == "debug"
+        else "ERROR",  # its warnings are of options, at every start
         "VLLM_USE_FLASHINFER_SAMPLER": "0",  # FlashInfer is not installed; without this 0.26 refuses to start
     }
     if not options.gpu:
@@ -111,6 +125,24 @@ class VllmEngine:
         except Exception as error:
             raise _translated(error) from error
 
+    async def load_adapter(self, adapter: AdapterHandle) -> None:
+        llm = self._running()
+        try:
+            loaded = await llm.add_lora(_lora_request(adapter))
+        except Exception as error:
+            await self.unload_adapter(adapter)
+            raise _refusal(error) from error
+        if not loaded:
+            await self.unload_adapter(adapter)
+            raise AdapterRefused(f"the engine did not load {adapter.name}")
+
+    async def unload_adapter(self, adapter: AdapterHandle) -> None:
+        llm = self._running()
+        try:
+            await llm.remove_lora(adapter.engine_id)
+        except Exception as error:
+            raise _refusal(error) from error
+
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[EngineDelta, None]:
         llm = self._running()
         try:
@@ -118,6 +150,7 @@ class VllmEngine:
                 _engine_prompt(request),
                 _sampling_params(request.sampling),
                 request.request_id,
+                lora_request=_lora_request(request.adapter),
                 priority=request.priority,
             )
             # Closing our generator must abort in the engine at once, not when Python collects vLLM's.
@@ -142,6 +175,10 @@ class VllmEngine:
         # The usage context sets vLLM's own defaults for batch sizes to those of its server.
         context = UsageContext.OPENAI_API_SERVER
         config = AsyncEngineArgs(**self._engine_args()).create_engine_config(context)
+        # Free white space would let a weak model write nothing else until its tokens are spent. Set here, because the
+        # field of a request does nothing (0.32), and the arguments refuse it for "auto", which is to stay: it falls back
+        # on a second grammar library for what the first lacks.
+        config.structured_outputs_config.disable_any_whitespace = True
         return AsyncLLM.from_vllm_config(config, usage_context=context)
 
     def _engine_args(self) -> dict[str, Any]:
@@ -167,6 +204,11 @@ class VllmEngine:
             }
         if options.max_num_seqs:
             args["max_num_seqs"] = options.max_num_seqs
+        if options.adapters is not None:
+            limits = options.adapters
+            args |= {"enable_lora": True, "max_lora_rank": limits.max_rank, "max_loras": limits.in_batch}
+            # One place more than the registry uses, so that the engine never evicts one by itself.
+            args["max_cpu_loras"] = max(limits.loaded, limits.in_batch) + 1
         return args | options.extra
 
     def _describe(self) -> ModelInfo:
@@ -179,6 +221,24 @@ class VllmEngine:
             engine_version=vllm.__version__,
             device="gpu" if self._options.gpu else "cpu",
         )
+
+
+def _lora_request(adapter: AdapterHandle | None) -> Any:
+    """By keyword only: the struct's fields have moved between releases. Never in place: that reads the disk every step."""
+    if adapter is None:
+        return None
+    from vllm.lora.request import LoRARequest
+
+    return LoRARequest(lora_name=adapter.name, lora_int_id=adapter.engine_id, lora_path=adapter.folder)
+
+
+def _refusal(error: Exception) -> Exception:
+    """A failed load or unload: a dead engine stays one, everything else is the adapter's fault."""
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    if isinstance(error, EngineDeadError):
+        return EngineDied("the engine process is gone")
+    return AdapterRefused(_client_message(error))
 
 
 def _engine_prompt(request: GenerationRequest) -> dict[str, Any]:
@@ -216,9 +276,7 @@ def _sampling_params(sampling: Sampling) -> Any:
             value = json.dumps(value)
         elif sampling.grammar.kind == "json_object":
             value = True
-        # Free white space would let a weak model write nothing else until its tokens are spent.
-        compact = {"disable_any_whitespace": True} if field in ("json", "json_object") else {}
-        params["structured_outputs"] = StructuredOutputsParams(**{field: value}, **compact)
+        params["structured_outputs"] = StructuredOutputsParams(**{field: value})
     try:
         return SamplingParams(**params)
     except ValueError as error:

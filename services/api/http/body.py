@@ -34,7 +34,9 @@ async def read_model(request: Request, model: type[Model], limit: int) -> Model:
     """The body as `model`. Raises `InvalidJson`, `InvalidRequest`, `RequestTooLarge`, `UnsupportedMediaType`."""
     kind = request.headers.get("content-type", "application/json").split(";")[0].strip().lower()
     if kind != "application/json" and not kind.endswith("+json"):
-        raise UnsupportedMediaType(f"the body must be application/json, not {kind[:80]}")
+        raise UnsupportedMediaType(
+            f"the body must be application/json, not {kind[:80]}: send the header 'Content-Type: application/json'"
+        )
     body = await read_bytes(request, limit)
     try:
         return model.model_validate_json(body)

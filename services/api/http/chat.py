@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from services.api.adapters.registry import AdapterRegistry, Lease
 from services.api.engine.admission import Admission
 from services.api.engine.base import BadSampling, Engine, EngineDied
 from services.api.engine.supervisor import Supervisor
@@ -21,7 +23,7 @@ from services.api.errors import ApiError, EngineUnavailable, InvalidRequest
 from services.api.events import Event, Finished
 from services.api.http.body import read_model
 from services.api.http.chat_request import build_turn, read_messages, tool_specs
-from services.api.http.chunks import ChunkWriter, CollectedChoice, Head, completion_json
+from services.api.http.chunks import AdapterUsed, ChunkWriter, CollectedChoice, Head, completion_json
 from services.api.http.deltas import ChoicePresenter
 from services.api.http.models import ModelNames
 from services.api.http.schemas import ChatRequest
@@ -29,6 +31,7 @@ from services.api.http.sse import EventStreamResponse, JsonTurnResponse, interna
 from services.api.logs import fields
 from services.api.metrics import Metrics
 from services.api.prompt import PromptBuilder
+from services.api.thinking.options import ThinkingOptions
 from services.api.thinking.present import Annotator
 from services.api.turn import TurnRequest, Turns
 
@@ -42,6 +45,7 @@ class ChatDoor:
     engine: Engine
     supervisor: Supervisor
     admission: Admission
+    registry: AdapterRegistry | None
     names: ModelNames
     prompts: PromptBuilder
     turns: Turns
@@ -52,34 +56,28 @@ class ChatDoor:
     keep_alive_s: float
 
     async def open(self, request: Request) -> Response:
-        """Reads and checks the request; the turn itself runs inside the response, which watches the client."""
+        """Reads the request; the turn is built and run inside the response, which watches the client."""
         wire = await read_model(request, ChatRequest, self.max_body_bytes)
         self.names.require(wire.model)
-        messages = read_messages(wire.messages)
-        self.supervisor.require_ready()
-        info = self.engine.info
-        prompt_ids = self.prompts.build(messages, tool_specs(wire), info.max_model_len)
-        response_id = f"chatcmpl-{uuid.uuid4().hex}"
-        turn = build_turn(
-            wire, response_id, messages, prompt_ids, info.max_model_len, info.vocab_size, self.sampling_defaults
-        )
-        run = _Run(self, wire, turn, Head(response_id, int(time.time()), wire.model or self.names.default))
+        run = _Run(self, wire)
         if wire.stream:
             return EventStreamResponse(run.frames, run.to_error, run.gone, self.keep_alive_s)
         return JsonTurnResponse(run.collect, run.to_error, run.gone)
 
 
 class _Run:
-    """One request's turn: its events presented, counted and logged."""
+    """One request's turn: built, its events presented, counted and logged."""
 
-    def __init__(self, door: ChatDoor, wire: ChatRequest, turn: TurnRequest, head: Head) -> None:
+    def __init__(self, door: ChatDoor, wire: ChatRequest) -> None:
         self._door = door
         self._wire = wire
-        self._turn = turn
-        self._head = head
-        self._begun = time.monotonic()
-        self._presenters = [ChoicePresenter(turn.thinking, door.annotator) for _ in range(turn.choices)]
+        self._choices = wire.n or 1
+        self._head = Head(f"chatcmpl-{uuid.uuid4().hex}", int(time.time()), wire.model or door.names.default)
+        self._options = ThinkingOptions()
+        self._presenters: list[ChoicePresenter] = []
+        self._adapter: AdapterUsed | None = None
         self._finished: list[Finished] = []
+        self._begun = time.monotonic()
 
     async def frames(self) -> AsyncGenerator[bytes, None]:
         """SSE frames of the turn, without the closing [DONE]."""
@@ -95,35 +93,61 @@ class _Run:
                 for delta in self._presenters[index].take(event):
                     yield writer.delta(index, delta)
                 if isinstance(event, Finished):
-                    yield writer.finish(index, event)
+                    yield writer.finish(index, event, self._adapter)
         if with_usage:
             yield writer.usage(self._finished)
 
     async def collect(self) -> Mapping[str, Any]:
         """The whole turn as one `chat.completion`."""
-        choices = [CollectedChoice() for _ in range(self._turn.choices)]
+        choices = [CollectedChoice() for _ in range(self._choices)]
         async with contextlib.aclosing(self._events()) as events:
             async for index, event in events:
                 for delta in self._presenters[index].take(event):
                     choices[index].add(delta)
                 if isinstance(event, Finished):
                     choices[index].finished = event
-        return completion_json(self._head, choices, self._turn.thinking.shown, bool(self._wire.logprobs))
+        shown, logprobs = self._options.shown, bool(self._wire.logprobs)
+        return completion_json(self._head, choices, shown, logprobs, self._adapter)
 
     async def _events(self) -> AsyncGenerator[tuple[int, Event], None]:
         door, metrics = self._door, self._door.metrics
-        with door.admission.admit(self._turn.choices):
-            await door.turns.check(self._turn)
-            first = True
-            async with contextlib.aclosing(door.turns.run(self._turn)) as events:
-                async for index, event in events:
-                    if first:
-                        metrics.first_token_s.observe(time.monotonic() - self._begun)
-                        first = False
-                    if isinstance(event, Finished):
-                        self._count(event)
-                    yield index, event
+        with door.admission.admit(self._choices):
+            door.supervisor.require_ready()
+            # The lease spans the whole turn: a version that is replaced meanwhile stays loaded to its end.
+            async with self._lease() as lease:
+                turn = self._build(lease)
+                await door.turns.check(turn)
+                first = True
+                async with contextlib.aclosing(door.turns.run(turn)) as events:
+                    async for index, event in events:
+                        if first:
+                            metrics.first_token_s.observe(time.monotonic() - self._begun)
+                            first = False
+                        if isinstance(event, Finished):
+                            self._count(event)
+                        yield index, event
         self._log_end()
+
+    @contextlib.asynccontextmanager
+    async def _lease(self) -> AsyncIterator[Lease | None]:
+        model, registry = self._wire.model, self._door.registry
+        if model is None or registry is None or self._door.names.is_base(model):
+            yield None
+            return
+        async with registry.lease(model) as lease:
+            self._adapter = AdapterUsed(lease.name, lease.version)
+            yield lease
+
+    def _build(self, lease: Lease | None) -> TurnRequest:
+        door, wire, info = self._door, self._wire, self._door.engine.info
+        messages = read_messages(wire.messages)
+        system_prompt = lease.system_prompt if lease else None
+        prompt_ids = door.prompts.build(messages, tool_specs(wire), info.max_model_len, system_prompt)
+        room = door.prompts.room(prompt_ids, info.max_model_len)
+        turn = build_turn(wire, self._head.id, messages, prompt_ids, room, info.vocab_size, door.sampling_defaults)
+        self._options = turn.thinking
+        self._presenters = [ChoicePresenter(turn.thinking, door.annotator) for _ in range(turn.choices)]
+        return dataclasses.replace(turn, adapter=lease.handle if lease else None)
 
     def _count(self, finished: Finished) -> None:
         metrics, usage = self._door.metrics, finished.usage
@@ -141,8 +165,9 @@ class _Run:
             "turn done",
             extra=fields(
                 response_id=self._head.id,
+                adapter=f"{self._adapter.name}@{self._adapter.version}" if self._adapter else None,
                 seconds=round(seconds, 3),
-                prompt_tokens=self._finished[0].usage.prompt_tokens if self._finished else 0,
+                prompt_tokens=usages[0].prompt_tokens if usages else 0,
                 reasoning_tokens=sum(u.reasoning_tokens for u in usages),
                 completion_tokens=sum(u.completion_tokens for u in usages),
                 finish_reason=",".join(f.reason for f in self._finished),

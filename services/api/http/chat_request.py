@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from pydantic_core import from_json
 
 from services.api.engine.base import Grammar, Sampling
 from services.api.errors import ContradictoryParameters, InvalidRequest, UnsupportedParameter
@@ -79,11 +80,13 @@ def build_turn(
     request_id: str,
     messages: Sequence[Message],
     prompt_ids: Sequence[int],
-    max_model_len: int,
+    room: int,
     vocab_size: int,
     defaults: Mapping[str, Any],
 ) -> TurnRequest:
-    """The turn of a request. `defaults`: the model's own sampling values, used where the client names none.
+    """The turn of a request.
+
+    `room`: most tokens that a reply can have; `defaults`: the model's own sampling values, used where the client names none.
 
     Raises `InvalidRequest` and its kinds.
     """
@@ -97,8 +100,6 @@ def build_turn(
             param="tool_choice",
         )
     thinking = read_thinking_options(request.model_dump(include=set(_THINKING_FIELDS)), messages)
-    # The reply's opening is part of the prompt too: up to five tokens with thinking off.
-    room = max_model_len - len(prompt_ids) - 6
     return TurnRequest(
         request_id=request_id,
         prompt_ids=prompt_ids,
@@ -257,7 +258,8 @@ def _structured_outputs(request: ChatRequest) -> Grammar | None:
 
 def _schema(value: dict[str, Any] | str) -> dict[str, Any]:
     try:
-        schema = json.loads(value) if isinstance(value, str) else value
+        # pydantic's reader: a body's limit on nesting holds for text inside it as well.
+        schema = from_json(value) if isinstance(value, str) else value
     except ValueError as error:
         raise InvalidRequest(
             f"structured_outputs.json is not JSON: {error}", param="structured_outputs.json"

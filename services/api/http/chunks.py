@@ -57,6 +57,17 @@ class Head:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
 
 
+@dataclass(frozen=True, slots=True)
+class AdapterUsed:
+    """The version that wrote a reply; part of the record of what a patient was told."""
+
+    name: str
+    version: str
+
+    def json(self) -> dict[str, str]:
+        return {"name": self.name, "version": self.version}
+
+
 class ChunkWriter:
     """Frames of one streamed response."""
 
@@ -88,10 +99,11 @@ class ChunkWriter:
             body["tool_calls"] = [tool_call_json(delta.tool_call)]
         return self._full(index, body, logprobs_json(delta.logprobs) if delta.logprobs else None, None, {})
 
-    def finish(self, index: int, finished: Finished) -> bytes:
+    def finish(self, index: int, finished: Finished, adapter: AdapterUsed | None) -> bytes:
         more = {
             "safety": safety_json(finished.safety),
             "thinking_truncated": finished.thinking_truncated,
+            "adapter": adapter.json() if adapter else None,
         }
         return self._full(index, {}, None, finished, more)
 
@@ -155,7 +167,11 @@ class CollectedChoice:
 
 
 def completion_json(
-    head: Head, choices: Sequence[CollectedChoice], shows_reasoning: bool, wants_logprobs: bool
+    head: Head,
+    choices: Sequence[CollectedChoice],
+    shows_reasoning: bool,
+    wants_logprobs: bool,
+    adapter: AdapterUsed | None,
 ) -> dict[str, Any]:
     """The `chat.completion` of finished choices."""
     finished = [c.finished for c in choices if c.finished is not None]
@@ -165,4 +181,5 @@ def completion_json(
         "usage": usage_json([f.usage for f in finished]),
         "safety": safety_json(finished[0].safety),
         "thinking_truncated": any(f.thinking_truncated for f in finished),
+        "adapter": adapter.json() if adapter else None,
     }

@@ -55,8 +55,8 @@ class ChoicePresenter:
         if not self._options.shown:
             return
         if self._options.annotated:
-            whole = self._sentences.feed(text)
-            text = self._annotator.annotate(whole) if whole else ""
+            # One by one: a pattern that reaches over a sentence's end would find more in a larger delta.
+            text = "".join(self._annotator.annotate(sentence) for sentence in self._sentences.feed(text))
         if text:
             yield self._shown_reasoning(text)
 

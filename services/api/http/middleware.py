@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Sequence
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.api import logs
@@ -50,8 +51,11 @@ class RequestContextMiddleware:
         try:
             self._require_key(scope)
             await self._app(scope, receive, send_with_id)
+        except ClientDisconnect:  # left while it sent its request: nobody is there to be told
+            pass
         except Exception as error:  # noqa: BLE001 - the outermost catcher: nothing may end in a stack trace on the wire
             known = error if isinstance(error, ApiError) else internal_error(error)
+            self._metrics.errors.labels(code=known.code).inc()
             if status == 0:
                 await _respond(send_with_id, known)
         finally:

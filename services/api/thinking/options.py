@@ -111,7 +111,7 @@ def _efforts(body: Mapping[str, Any]) -> list[tuple[str, str]]:
     for name, value in named:
         if value is None:
             continue
-        if value != "none" and value not in EFFORT_BUDGETS:
+        if not isinstance(value, str) or (value != "none" and value not in EFFORT_BUDGETS):
             raise InvalidRequest(f"{name} must be one of none, {', '.join(EFFORT_BUDGETS)}", param=name)
         found.append((name, value))
     return found

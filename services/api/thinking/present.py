@@ -55,20 +55,21 @@ class Annotator:
 
 
 class SentenceBuffer:
-    """Gives whole sentences of a growing text; `end` gives the rest."""
+    """Gives whole sentences of a growing text, each by itself; `end` gives the rest."""
 
     def __init__(self) -> None:
         self._text = ""
 
-    def feed(self, text: str) -> str:
+    def feed(self, text: str) -> list[str]:
         self._text += text
-        ends = [m.end() for m in SENTENCE_END.finditer(self._text)]
-        # A mark at the very end may go on ("。。", "\n\n"): it waits for the next character.
-        ends = [end for end in ends if end < len(self._text)]
-        if not ends:
-            return ""
-        whole, self._text = self._text[: ends[-1]], self._text[ends[-1] :]
-        return whole
+        sentences, begin = [], 0
+        for mark in SENTENCE_END.finditer(self._text):
+            # A mark at the very end may go on ("。。", "\n\n"): it waits for the next character.
+            if mark.end() < len(self._text):
+                sentences.append(self._text[begin : mark.end()])
+                begin = mark.end()
+        self._text = self._text[begin:]
+        return sentences
 
     def end(self) -> str:
         rest, self._text = self._text, ""

@@ -7,6 +7,7 @@ as `ChatFormat.read_reply` does. A model that answers without a thought is taken
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from typing import Protocol
@@ -18,6 +19,7 @@ from services.contract.chat_format import (
     THINK,
     TOOL_CALL,
     ChatFormatError,
+    ToolCall,
     read_tool_call,
 )
 
@@ -162,7 +164,7 @@ class ReplySplitter:
     def _close_call(self) -> Iterator[Event]:
         text, self._call = self._call, ""
         try:
-            call = read_tool_call(text)
+            call = _read_whole_call(text)
         except ChatFormatError:
             self.has_answer = True
             yield Answer(f"{TOOL_CALL}{text}{END_TOOL_CALL}")
@@ -171,6 +173,18 @@ class ReplySplitter:
         index = next(self._call_index)
         yield ToolCallDelta(index, call_id=self._new_call_id(), name=call.name)
         yield ToolCallDelta(index, arguments=call.arguments)
+
+
+def _read_whole_call(text: str) -> ToolCall:
+    """A call whose arguments are a JSON object: clients parse them, and a cut-off call has its closing braces missing."""
+    call = read_tool_call(text)
+    try:
+        arguments = json.loads(call.arguments)
+    except (ValueError, RecursionError) as error:
+        raise ChatFormatError(f"arguments are not JSON: {error}") from error
+    if not isinstance(arguments, dict):
+        raise ChatFormatError("arguments are not a JSON object")
+    return call
 
 
 def _joined(events: list[Event]) -> Iterator[Event]:

@@ -1,0 +1,1 @@
+"""Adapters from the shared volume: found, checked, copied, loaded, served, retired."""

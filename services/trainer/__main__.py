@@ -1,0 +1,55 @@
+"""`python -m services.trainer COMMAND`: the commands of the trainer."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns the exit status: 0, or 2 with one line for what is wrong with the input."""
+    options = _parser().parse_args(arguments)
+    try:
+        status: int = options.run(options)
+    except ValueError as error:  # of the trainer's own kinds; their messages say what to mend
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m services.trainer", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    demo = commands.add_parser("demo", help="make the demo model from the dialogues in services/trainer/demo/dialogues")
+    demo.add_argument("--out", type=Path, default=Path("deploy/demo"), help="model directory (default: %(default)s)")
+    demo.add_argument("--epochs", type=int, help="0 writes an untrained model")
+    demo.add_argument("--seed", type=int, help="for weights, rows and their order")
+    demo.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    demo.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="any other setting of the recipe"
+    )
+    demo.add_argument("--no-measure", action="store_true", help="only train and write")
+    demo.add_argument("--measure-only", action="store_true", help="measure the model in --out and change nothing")
+    demo.set_defaults(run=_demo)
+    return parser
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from services.trainer.demo.build import build_demo, measure_demo  # torch is imported by this command alone
+    from services.trainer.demo.dialogues import read_corpus
+    from services.trainer.demo.recipe import Recipe
+    from services.trainer.demo.train import pick_device
+
+    if options.measure_only:
+        measure_demo(options.out, read_corpus(), pick_device(options.device))
+        return 0
+    short = {"epochs": options.epochs, "seed": options.seed}
+    recipe = Recipe().changed([f"{name}={value}" for name, value in short.items() if value is not None])
+    build_demo(options.out, recipe.changed(options.set), options.device, measured=not options.no_measure)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

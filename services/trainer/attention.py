@@ -1,0 +1,108 @@
+"""Causal attention over packed rows, where no token sees another row's, as functions that transformers' Qwen3 calls.
+
+`register` adds them to transformers' `AttentionInterface`; `choose` says which one a run uses. Each takes the borders of the
+rows instead of a mask: a mask of a pack is as large as the pack's length squared and keeps SDPA from its flash kernel.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+from typing import Any
+
+import torch
+from torch.nn import functional
+from transformers import AttentionInterface
+
+PREFIX = "medthink_"
+FLASH, VARLEN, SDPA = "flash_attention_2", "varlen", "sdpa"
+
+
+class AttentionError(ValueError):
+    """An attention implementation that this machine does not have."""
+
+
+def choose(setting: str, device: str, dtype: torch.dtype) -> str:
+    """`setting` with auto resolved. Raises `AttentionError` for one that cannot work with this device and type."""
+    if setting == SDPA:
+        return SDPA
+    has_kernels = device == "cuda" and dtype != torch.float32 and torch.cuda.get_device_capability() >= (8, 0)
+    has_flash = importlib.util.find_spec("flash_attn") is not None
+    has_varlen = importlib.util.find_spec("torch.nn.attention.varlen") is not None
+    if setting == "auto":
+        return SDPA if not has_kernels else FLASH if has_flash else VARLEN if has_varlen else SDPA
+    if not has_kernels:
+        raise AttentionError(f"attention {setting} needs bf16 on a GPU of compute capability 8.0 or more: say auto")
+    if setting == FLASH and not has_flash:
+        raise AttentionError("attention flash_attention_2 needs the package flash-attn: install it, or say auto")
+    if setting == VARLEN and not has_varlen:
+        raise AttentionError(f"attention varlen is not in torch {torch.__version__}: say auto")
+    return setting
+
+
+def register(name: str) -> str:
+    """Makes an implementation known to transformers; returns the name to load a model with."""
+    functions = {FLASH: _flash, VARLEN: _varlen, SDPA: _sdpa}
+    AttentionInterface.register(PREFIX + name, functions[name])
+    return PREFIX + name
+
+
+def _sdpa(
+    _module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    _mask: None,
+    scaling: float,
+    row_lengths: tuple[int, ...] | None = None,
+    **_unused: Any,
+) -> tuple[torch.Tensor, None]:
+    """[batch, heads, length, size] to [batch, length, heads, size]; `row_lengths` cut the length, `None` is one row each.
+
+    Row by row: a block-diagonal mask gives the same numbers, but its time grows with the square of the pack.
+    """
+    lengths = row_lengths or (query.shape[2],)
+    rows = zip(*(tensor.split(lengths, dim=2) for tensor in (query, key, value)), strict=True)
+    outputs = [
+        functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=True)
+        for q, k, v in rows
+    ]
+    return torch.cat(outputs, dim=2).transpose(1, 2), None
+
+
+def _flash(_module: Any, query: Any, key: Any, value: Any, _mask: None, scaling: float, **borders: Any) -> Any:
+    from flash_attn import flash_attn_varlen_func
+
+    q, k, v, ends, longest = _in_one(query, key, value, borders)
+    output = flash_attn_varlen_func(q, k, v, ends, ends, longest, longest, softmax_scale=scaling, causal=True)
+    return output.view(query.shape[0], query.shape[2], *output.shape[1:]), None
+
+
+def _varlen(_module: Any, query: Any, key: Any, value: Any, _mask: None, scaling: float, **borders: Any) -> Any:
+    from torch.nn.attention.varlen import varlen_attn
+
+    q, k, v, ends, longest = _in_one(query, key, value, borders)
+    output = varlen_attn(q, k, v, ends, ends, longest, longest, **_varlen_options(scaling))
+    return output.view(query.shape[0], query.shape[2], *output.shape[1:]), None
+
+
+def _varlen_options(scaling: float) -> dict[str, Any]:
+    """torch 2.10 says `is_causal`, later ones a window; grouped heads need a word since 2.12."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    known = inspect.signature(varlen_attn).parameters
+    options = {"scale": scaling, "enable_gqa": True, "window_size": (-1, 0)}
+    if "window_size" not in known:
+        options["is_causal"] = True
+    return {name: value for name, value in options.items() if name in known or name == "is_causal"}
+
+
+def _in_one(query: Any, key: Any, value: Any, borders: dict[str, Any]) -> tuple[Any, Any, Any, Any, int]:
+    """[tokens, heads, size] each, where rows begin and end [rows + 1], and the longest row's length."""
+    batch, _, length, _ = query.shape
+    flat = [tensor.transpose(1, 2).reshape(batch * length, tensor.shape[1], -1) for tensor in (query, key, value)]
+    ends = borders.get("row_ends")
+    if ends is None:
+        ends = torch.arange(0, (batch + 1) * length, length, dtype=torch.int32, device=query.device)
+        return flat[0], flat[1], flat[2], ends, length
+    return flat[0], flat[1], flat[2], ends, max(borders["row_lengths"])

@@ -1,0 +1,289 @@
+"""A checked job to its result: model, trainer, training, export, record. Needs torch."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from transformers import TrainingArguments
+
+
+from services.trainer import checkpoint
+from services.trainer.base_model import base_id
+from services.trainer.callbacks import METRIC, MetricsFile, Pace, ProgressLine, has_converged
+from services.trainer.config import TrainConfig
+from services.trainer.export import export_adapter, export_model
+from services.trainer.model import Counts, attach, autocasts, count_parameters, load_base
+from services.trainer.optimizer import StochasticAdamW
+from services.trainer.packing import Schedule, make_schedule
+from services.trainer.rows import supervised_tokens
+from services.trainer.run_record import (
+    CHECKPOINTS,
+    CONFIG,
+    METRICS,
+    TRAINER_VERSION,
+    git_commit,
+    is_first_process,
+    processes,
+    versions,
+    write_record,
+)
+from services.trainer.sharding import shard
+from services.trainer.supervised import SupervisedTrainer
+from services.trainer.train import Job, TrainError
+
+TOLD_TO_STOP = 3
+
+
+def fit(job: Job) -> int:
+    """Trains, exports the best checkpoint and writes the record; returns the exit status. Raises `TrainError`."""
+    config = job.config
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    device = pick_device(config.device)
+    schedule = schedule_of(job)
+    pace = Pace(
+        schedule,
+        eval_every=config.eval_every,
+        save_every=config.save_every,
+        patience=config.patience,
+        has_eval=bool(job.eval_rows),
+    )
+    with _one_line_errors(config):
+        arguments = training_arguments(config, schedule, device, job)
+        model = attach(load_base(config, device), config)
+        counts = count_parameters(model)
+        _announce(job, schedule, counts, device)
+        trainer = _make_trainer(job, schedule, model, arguments, pace)
+        record = _Record(job, counts, schedule, device)
+        if is_first_process():
+            record.begin()
+        if processes() == 1:
+            pace.listen()
+        state = _train(job, trainer, schedule)
+        if is_first_process():
+            record.end(state, pace.told_to_stop is not None)
+    return TOLD_TO_STOP if pace.told_to_stop is not None else 0
+
+
+def pick_device(setting: str) -> str:
+    if setting == "cuda" and not torch.cuda.is_available():
+        raise TrainError("device is cuda but torch sees no GPU: say device=auto, or mend the driver")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if setting == "auto" else setting
+
+
+def schedule_of(job: Job) -> Schedule:
+    config = job.config
+    return make_schedule(
+        [len(row) for row in job.rows],
+        batch_tokens=config.batch_tokens if config.packing else None,
+        batch_rows=config.batch_size,
+        accumulation=config.gradient_accumulation,
+        processes=processes(),
+        epochs=config.epochs,
+        max_steps=config.max_steps,
+        seed=config.seed,
+    )
+
+
+def training_arguments(config: TrainConfig, schedule: Schedule, device: str, job: Job) -> Any:
+    """Starts the process group where torchrun made several processes. When to evaluate and save is `Pace`'s."""
+    if config.report_to:
+        os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(config.out / "tensorboard"))
+        os.environ.setdefault("SWANLAB_LOG_DIR", str(config.out / "swanlab"))
+        os.environ.setdefault("SWANLAB_MODE", "offline")  # hospitals have no way out; cloud by this variable
+    arguments = TrainingArguments(
+        output_dir=str(config.out / CHECKPOINTS),
+        max_steps=schedule.steps,
+        per_device_train_batch_size=1,
+        gradient_accumulation_steps=config.gradient_accumulation,
+        gradient_checkpointing=job.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        learning_rate=config.learning_rate,
+        lr_scheduler_type="constant_with_warmup" if config.scheduler == "constant" else config.scheduler,
+        warmup_steps=config.warmup,
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        optim="adamw_torch_fused",
+        logging_steps=1,
+        logging_nan_inf_filter=False,  # it looks at the loss after each micro-batch, which waits for the GPU
+        eval_strategy="no",
+        eval_on_start=bool(job.eval_rows) and job.resume is None,
+        save_strategy="steps",
+        save_steps=schedule.steps + 1,
+        save_total_limit=config.keep_checkpoints + 1,
+        metric_for_best_model=METRIC if job.eval_rows else None,
+        greater_is_better=False,
+        seed=config.seed,
+        use_cpu=device == "cpu",
+        ddp_backend="gloo" if device == "cpu" and processes() > 1 else None,
+        ddp_find_unused_parameters=False,
+        report_to=list(config.report_to) or "none",
+        disable_tqdm=True,
+        log_level="error",
+        remove_unused_columns=False,
+    )
+    arguments.n_gpu  # noqa: B018  finds the devices; then: one process, one device, never DataParallel
+    arguments._n_gpu = min(arguments._n_gpu, 1)
+    return arguments
+
+
+def _make_trainer(job: Job, schedule: Schedule, model: Any, arguments: Any, pace: Pace) -> SupervisedTrainer:
+    config = job.config
+    options: dict[str, Any] = {}
+    if config.method == "full" and config.weights_dtype == "bf16":
+        options["optimizer_cls_and_kwargs"] = (StochasticAdamW, {"lr": config.learning_rate})
+    if config.method == "full" and processes() > 1:
+        options["sharded"] = shard(model, arguments.device.type, processes(), autocasts(config))
+    trainer = SupervisedTrainer(
+        rows=job.rows,
+        eval_rows=job.eval_rows,
+        schedule=schedule,
+        batch_tokens=config.batch_tokens if config.packing else None,
+        batch_rows=config.batch_size,
+        think_weight=config.think_loss_weight,
+        autocast=autocasts(config) and "sharded" not in options,
+        seal=job.inputs,
+        model=model,
+        args=arguments,
+        callbacks=[pace, MetricsFile(config.out / METRICS), ProgressLine()],
+        **options,
+    )
+    trainer.remove_callback(transformers.PrinterCallback)
+    return trainer
+
+
+def _train(job: Job, trainer: SupervisedTrainer, schedule: Schedule) -> Any:
+    """The trainer's state after training; a run that had already ended is left as it is."""
+    if job.resume is None:
+        trainer.train()
+        return trainer.state
+    state = transformers.TrainerState.load_from_json(str(job.resume / checkpoint.STATE))
+    if is_first_process():
+        checkpoint.discard_after(job.config.out / METRICS, state.global_step)
+    if state.global_step >= schedule.steps or has_converged(state.log_history, job.config.patience):
+        return state
+    trainer.train(resume_from_checkpoint=str(job.resume))
+    return trainer.state
+
+
+def _announce(job: Job, schedule: Schedule, counts: Counts, device: str) -> None:
+    if not is_first_process():
+        return
+    lines = [
+        str(counts),
+        f"{len(job.rows)} rows, {sum(map(len, job.rows)):,} tokens of which {supervised_tokens(job.rows):,} are learned; "
+        f"{schedule.steps} steps on {processes()} x {device}",
+    ]
+    if not job.eval_rows:
+        lines.append("no held-out rows: the last checkpoint is kept, not the best; give `prepare` a share for them")
+    if schedule.epoch_ends[0] < 4:
+        lines.append(
+            f"an epoch is {schedule.epoch_ends[0]} steps: lower batch_tokens or gradient_accumulation to learn in more"
+        )
+    print("\n".join(lines), file=sys.stderr, flush=True)
+
+
+@dataclass
+class _Record:
+    """run.json, at the begin and at the end."""
+
+    job: Job
+    counts: Counts
+    schedule: Schedule
+    device: str
+    began: float = 0.0
+
+    def begin(self) -> None:
+        self.began = time.time()
+        out = self.job.config.out
+        (out / CONFIG).write_text(self.job.config.as_yaml(), encoding="utf-8")
+        write_record(out, self._common() | {"status": "running"})
+
+    def end(self, state: Any, told_to_stop: bool) -> None:
+        """Exports, unless the run was told to stop before its end."""
+        config, out = self.job.config, self.job.config.out
+        best = state.best_global_step or state.global_step
+        metrics = _metrics(state, best)
+        if told_to_stop:
+            write_record(out, self._common() | {"status": "stopped", "metrics": metrics})
+            print(f"stopped after step {state.global_step}: go on with --resume", file=sys.stderr)
+            return
+        folder = out / CHECKPOINTS / f"checkpoint-{best}"
+        if not folder.is_dir() and self.job.resume is not None:
+            folder = self.job.resume.parent / folder.name
+        if config.method == "lora":
+            result = export_adapter(folder, out, base_id(config.base), self.job.base_config)
+        else:
+            result = export_model(folder, out, config.base, self.job.base_config)
+        status = "finished" if state.global_step >= self.schedule.steps else "converged"
+        write_record(out, self._common() | {"status": status, "result": result.name, "metrics": metrics})
+        print(f"{status} after step {state.global_step}; step {best} is in {result}", file=sys.stderr)
+
+    def _common(self) -> dict[str, Any]:
+        job, config = self.job, self.job.config
+        inputs = ("data_sha256", "base_config_sha256", "chat_format_sha256")
+        return {
+            "schema_version": 1,
+            "trainer_version": TRAINER_VERSION,
+            "base": base_id(config.base),
+            **{name: job.inputs[name] for name in inputs},
+            "system_prompt": job.system_prompt,
+            "config": config.as_dict(),
+            "config_sha256": config.sha256(),
+            "seed": config.seed,
+            "trainable_parameters": self.counts.trainable,
+            "parameters": self.counts.total,
+            "rows": len(job.rows),
+            "eval_rows": len(job.eval_rows),
+            "tokens": sum(map(len, job.rows)),
+            "supervised_tokens": supervised_tokens(job.rows),
+            "steps": self.schedule.steps,
+            "gradient_checkpointing": job.gradient_checkpointing,
+            "processes": processes(),
+            "device": torch.cuda.get_device_name() if self.device == "cuda" else "cpu",
+            "versions": versions(),
+            "git_commit": git_commit(),
+            "began": self.began,
+            "seconds": round(time.time() - self.began, 1),
+        }
+
+
+def _metrics(state: Any, best: int) -> dict[str, Any]:
+    """The losses that were measured before training and at the step that is kept; lines of metrics.jsonl have all."""
+    history = [entry for entry in state.log_history if METRIC in entry]
+    names = ("eval_loss", "eval_think_loss", METRIC)
+    metrics: dict[str, Any] = {"steps": state.global_step, "best_step": best}
+    for entry in history:
+        if entry["step"] == 0:
+            metrics |= {f"{name}_before": entry[name] for name in names if name in entry}
+        if entry["step"] == best:
+            metrics |= {name: entry[name] for name in names if name in entry}
+    return metrics
+
+
+@contextlib.contextmanager
+def _one_line_errors(config: TrainConfig) -> Iterator[None]:
+    """Errors of the machine as `TrainError`."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise TrainError(
+            "the GPU's memory is full: lower batch_tokens, or set gradient_checkpointing=on, and ask `plan` first"
+        ) from error
+    except OSError as error:
+        raise TrainError(f"cannot write to {config.out} ({error.strerror or error}): free some space, then --resume") from error
+    except (SafetensorError, RuntimeError) as error:
+        text = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if isinstance(error, SafetensorError) or "PytorchStreamWriter" in text or "unexpected pos" in text:
+            raise TrainError(f"cannot write to {config.out} ({text}): free some space, then --resume") from error
+        raise
