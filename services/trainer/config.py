@@ -74,9 +74,9 @@ class TrainConfig(BaseModel):
     trained_weights: Literal["auto", "bf16", "fp32"] = Field(
         "auto",
         description=(
-            "type of the trained weights in the forward pass; auto is `precision`. bf16 for LoRA: the optimizer holds fp32 "
-            "masters and moments, and peft need not cast every input; bf16 for full: moments are bf16 too and updates "
-            "are rounded stochastically. fp32 for full: fp32 weights, gradients and moments under autocast"
+            "how trained weights take part in the forward pass; auto is `precision`. LoRA keeps weights, gradients and moments "
+            "in fp32 either way: bf16 casts the weights, fp32 casts each adapter's input, which costs memory. Full: "
+            "everything in bf16 with updates rounded stochastically, or everything in fp32 under autocast"
         ),
     )
     gradient_checkpointing: Literal["auto", "on", "off"] = Field(

@@ -101,6 +101,7 @@ class Load:
     """What of a training run decides its memory. `tokens` and `chunk` are positions of one micro-batch.
 
     `adapter_inputs`: `cast` when peft makes an fp32 copy of what goes into each adapter, `shared` when it takes it as it is.
+    `mask_bytes`: of dropout's mask, for each element; 1 on a GPU, on a CPU as wide as what is dropped.
     `logits_bytes`: of the loss, for each logit of a chunk; 12 and `chunk` = `tokens` is transformers' own loss in bf16.
     """
 
@@ -119,6 +120,7 @@ class Load:
     rank: int = 16
     targets: tuple[str, ...] = ()
     dropout: float = 0.0
+    mask_bytes: int = 1
     adapter_inputs: Literal["cast", "shared"] = "shared"
     logits_bytes: int = 8
     shards: int = 1
@@ -137,7 +139,11 @@ class Memory:
 
 
 def measure_memory(shape: Shape, load: Load) -> Memory:
-    """The peak of a step that is not the first. `load.shards` devices share weights, gradients and moments (FSDP)."""
+    """The peak of a step that is not the first.
+
+    With `load.shards` devices (FSDP) each has its share of weights, gradients and moments, and holds whole the embedding and
+    two layers, the one at work and the one that is fetched; this part was not measured.
+    """
     moments = {"loss": _at_loss(shape, load), "backward": _in_backward(shape, load), "end": _at_end(shape, load)}
     name = max(moments, key=lambda moment: sum(moments[moment].values()))
     return Memory(name, moments[name])
@@ -162,7 +168,7 @@ def kept_by_layer(shape: Shape, load: Load) -> int:
 
 
 def _adapter_inputs(shape: Shape, load: Load) -> int:
-    """What the adapters of a layer keep by token: A's input, B's input, and dropout's mask of one byte.
+    """What the adapters of a layer keep by token: A's input, B's input, and dropout's mask.
 
     Without dropout, modules with the same input share it, and the attention's output is kept already. Dropout makes a tensor
     for each module, as does a cast to fp32 (which dropout then replaces).
@@ -174,7 +180,7 @@ def _adapter_inputs(shape: Shape, load: Load) -> int:
         width = shape.modules[target][1]
         kept += own * load.rank
         if load.dropout:
-            kept += (own + 1) * width
+            kept += (own + load.mask_bytes) * width
         elif load.adapter_inputs == "cast" and c != 4:
             kept += own * width
         else:
@@ -186,9 +192,11 @@ def _adapter_inputs(shape: Shape, load: Load) -> int:
 
 def _static(shape: Shape, load: Load, gradients: bool) -> dict[str, int]:
     trained = trainable_parameters(shape, load)
-    base = 0 if load.method == "full" else shape.parameters * load.base_bytes
+    whole = 0 if load.method == "full" else shape.parameters * load.base_bytes
+    if load.shards > 1:
+        whole = (shape.embedding + 2 * shape.layer_parameters) * load.trained_bytes
     return {
-        "weights": base + trained * load.trained_bytes // load.shards,
+        "weights": whole + trained * load.trained_bytes // load.shards,
         "gradients": trained * load.trained_bytes // load.shards if gradients else 0,
         "optimizer": 2 * trained * load.moment_bytes // load.shards,
     }
@@ -232,6 +240,8 @@ def _in_backward(shape: Shape, load: Load) -> dict[str, int]:
     c, i = load.inner_bytes, shape.inner
     product_kept = load.method == "full" or ("down_proj" in load.targets and not load.dropout)
     inside = (2 if product_kept else 3) * c * i + load.stream_bytes * shape.hidden
+    if load.adapter_inputs == "cast" and "down_proj" in load.targets:
+        inside += 4 * i
     layer = kept_by_layer(shape, load) if load.checkpointing else 0
     copies = _weight_copies(shape, load)
     parts["activations"] = _kept(shape, load) + load.tokens * layer

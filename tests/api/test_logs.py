@@ -117,9 +117,9 @@ def test_whatever_is_printed_becomes_a_json_line() -> None:
         ("(EngineCore_DP0 pid=12) Traceback\n", ("vllm.enginecore", logging.INFO, "Traceback")),
         ("(APIServer pid=1) INFO 11-23 18:00:00 up\n", ("vllm", logging.INFO, "up")),
         ("\n", ("stdout", logging.INFO, "")),
-        ("Loading safetensors checkpoint shards: 100%\n", ("stdout", logging.DEBUG, "Loading safetensors checkpoint shards: 100%")),
+        ("Loading safetensors: 100%\n", ("stdout", logging.DEBUG, "Loading safetensors: 100%")),
     ],
-)  # fmt: skip
+)
 def test_foreign_lines_keep_their_level_and_source(line, expected) -> None:
     assert logs.read_foreign_line(line) == expected
 

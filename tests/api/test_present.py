@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 
 import pytest
@@ -24,12 +25,16 @@ def test_chinese_connectives_are_bold(word) -> None:
     assert ANNOTATOR.annotate(f"{word}考虑卒中。") == f"**{word}**考虑卒中。"
 
 
-@pytest.mark.parametrize("word", ["First", "first", "Second", "Then", "Finally", "Therefore", "therefore", "In summary"])
+@pytest.mark.parametrize(
+    "word", ["First", "first", "Second", "Then", "Finally", "Therefore", "therefore", "In summary"]
+)
 def test_english_connectives_are_bold(word) -> None:
     assert ANNOTATOR.annotate(f"{word}, check glucose.") == f"**{word}**, check glucose."
 
 
-@pytest.mark.parametrize("text", ["thirsty patients", "authentic", "firsthand report", "sofa", "nextdoor", "the finals"])
+@pytest.mark.parametrize(
+    "text", ["thirsty patients", "authentic", "firsthand report", "sofa", "nextdoor", "the finals"]
+)
 def test_words_that_only_contain_a_connective_stay_plain(text) -> None:
     assert ANNOTATOR.annotate(text) == text
 
@@ -78,15 +83,15 @@ def test_an_annotator_without_drugs_still_marks_connectives() -> None:
 def shown(text: str, cuts: list[int], options: ThinkingOptions = ANNOTATED) -> str:
     presenter = ChoicePresenter(options, ANNOTATOR)
     borders = [0, *sorted({c % (len(text) + 1) for c in cuts}), len(text)]
-    events = [Reasoning(text[a:b]) for a, b in zip(borders, borders[1:], strict=False) if a < b]
+    events = [Reasoning(text[a:b]) for a, b in itertools.pairwise(borders) if a < b]
     deltas = [d for e in [*events, ReasoningDone()] for d in presenter.take(e)]
     return "".join(d.reasoning for d in deltas)
 
 
 FRAGMENTS = st.lists(
     st.sampled_from(
-        ["首先", "，", "。", "。。", "\n", " ", ". ", "! ", "2023 ", "AHA", "/ACC", "高血压", "指南", "《中国", "》", "华法", "林", "war",
-         "farin", "First", ", ", "so", "NICE", " guideline", "；", "综上", "所述", "x"]
+        ["首先", "，", "。", "。。", "\n", " ", ". ", "! ", "2023 ", "AHA", "/ACC", "高血压", "指南", "《中国", "》",
+         "华法", "林", "war", "farin", "First", ", ", "so", "NICE", " guideline", "；", "综上", "所述", "x"]
     ),
     max_size=14,
 )  # fmt: skip
@@ -126,7 +131,9 @@ def test_reasoning_stands_beside_content() -> None:
 
 
 def test_markers_frame_both_parts_inside_content_and_the_fields_are_kept() -> None:
-    got = deltas(ThinkingOptions(in_content=True), Reasoning("想"), Reasoning("完"), ReasoningDone(), Answer("答"), Answer("。"))
+    got = deltas(
+        ThinkingOptions(in_content=True), Reasoning("想"), Reasoning("完"), ReasoningDone(), Answer("答"), Answer("。")
+    )
     assert "".join(d.content for d in got) == "<|ReasoningBegin|>想完<|ReasoningEnd|><|AnswerBegin|>答。"
     assert "".join(d.reasoning for d in got) == "想完"
 
@@ -156,6 +163,8 @@ def test_hidden_reasoning_is_nowhere(annotated) -> None:
 
 
 def test_annotations_are_in_the_fields_and_in_content_alike() -> None:
-    got = deltas(ThinkingOptions(in_content=True, annotated=True), Reasoning("因此停药"), ReasoningDone(), Answer("因此停药"))
+    got = deltas(
+        ThinkingOptions(in_content=True, annotated=True), Reasoning("因此停药"), ReasoningDone(), Answer("因此停药")
+    )
     assert "".join(d.reasoning for d in got) == "**因此**停药"
     assert "".join(d.content for d in got) == "<|ReasoningBegin|>**因此**停药<|ReasoningEnd|><|AnswerBegin|>因此停药"

@@ -29,7 +29,9 @@ CALL = '\n{"name": "dose", "arguments": {"drug": "华法林"}}\n'
 TAGS = [THINK, END_THINK, TOOL_CALL, END_TOOL_CALL]
 
 
-def splitter_of(texts: TokenTexts, chat_format: ChatFormat, start: Part = Part.START, tools: bool = True) -> ReplySplitter:
+def splitter_of(
+    texts: TokenTexts, chat_format: ChatFormat, start: Part = Part.START, tools: bool = True
+) -> ReplySplitter:
     ids = itertools.count()
     return ReplySplitter(
         chat_format.control_ids, texts.detokenizer, start=start, tools=tools, new_call_id=lambda: f"call_{next(ids)}"
@@ -57,7 +59,9 @@ def shown(events: Sequence[Event]) -> str:
 
 # Any reply a model could write, sensible or not: tags anywhere, characters over several tokens, unfinished calls.
 PIECES = st.one_of(
-    st.sampled_from([*TAGS, IM_END, IM_START, "\n", "\n\n", "首先，血压180/110。", "👩‍⚕️", "EF 35%", CALL, "{", "<thi", "nk>", "é"]),
+    st.sampled_from(
+        [*TAGS, IM_END, IM_START, "\n", "\n\n", "首先，血压180/110。", "👩‍⚕️", "EF 35%", CALL, "{", "<thi", "nk>", "é"]
+    ),
     st.text(max_size=6),
 )
 REPLIES = st.lists(PIECES, max_size=14)
@@ -236,7 +240,10 @@ def test_without_tools_a_call_is_read_as_text(split, pen: Pen) -> None:
     assert events == [Answer("查：" + CALL)]
 
 
-@given(cuts=CUTS, value=st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=8), st.lists, max_leaves=5))
+@given(
+    cuts=CUTS,
+    value=st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=8), st.lists, max_leaves=5),
+)
 def test_arguments_arrive_as_the_model_spelt_them(split, pen: Pen, cuts, value) -> None:
     arguments = json.dumps({"值": value}, ensure_ascii=False)
     ids = pen.write(TOOL_CALL, f'\n{{"name": "f", "arguments": {arguments}}}\n', END_TOOL_CALL)

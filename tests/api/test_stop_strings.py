@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +17,7 @@ STOPS = st.lists(st.text("ab。\n", min_size=1, max_size=4), min_size=1, max_siz
 def watch(text: str, cuts: list[int], stops: list[str], include: bool) -> tuple[str, str | None]:
     watcher = StopStrings(stops, include)
     borders = [0, *sorted({c % (len(text) + 1) for c in cuts}), len(text)]
-    shown = "".join(watcher.feed(text[a:b]) for a, b in zip(borders, borders[1:], strict=False))
+    shown = "".join(watcher.feed(text[a:b]) for a, b in itertools.pairwise(borders))
     return shown + watcher.end(), watcher.matched
 
 

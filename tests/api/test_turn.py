@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import json
 from typing import Any
@@ -28,12 +29,13 @@ from services.contract.chat_format import (
     Message,
 )
 from tests.fakes import FakeEngine, Pen, joined
+from tests.running import until
 
 QUESTION = [Message(role="user", content="头痛伴呕吐怎么办？")]
 TOOLS = [
-    {"type": "function", "function": {"name": "dose", "parameters": {"type": "object", "properties": {"drug": {"type": "string"}}}}},
+    {"type": "function", "function": {"name": "dose", "parameters": {"type": "object", "properties": {"drug": {}}}}},
     {"type": "function", "function": {"name": "now"}},
-]  # fmt: skip
+]
 
 
 def request_of(chat_format: ChatFormat, max_tokens: int = 200, **changes: Any) -> TurnRequest:
@@ -100,7 +102,9 @@ LONG_THOUGHT = "患者头痛伴呕吐、畏光，需要鉴别偏头痛、蛛网�
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
 @pytest.mark.parametrize("budget", [1, 2, 5, 11])
-async def test_the_budget_is_kept_exactly_and_the_answer_still_comes(pen: Pen, chat_format, texts, size, budget) -> None:
+async def test_the_budget_is_kept_exactly_and_the_answer_still_comes(
+    pen: Pen, chat_format, texts, size, budget
+) -> None:
     engine = FakeEngine(chat_format, pen.thought(LONG_THOUGHT, "答"), sizes=[size])
     events = await run(engine, texts, request_of(chat_format, thinking=ThinkingOptions(budget=budget)))
     end = finished(events)
@@ -143,7 +147,10 @@ async def test_a_budget_of_zero_answers_without_a_thought(pen: Pen, chat_format,
 
 # Replies of any shape: tags where they do not belong, ends in mid-thought, calls without tools.
 SHAPES = st.lists(
-    st.sampled_from([THINK, END_THINK, IM_END, END_OF_TEXT, TOOL_CALL, END_TOOL_CALL, "想想看", "\n", "答👩‍⚕️。", "停", '{"name": "now", "arguments": {}}']),
+    st.sampled_from(
+        [THINK, END_THINK, IM_END, END_OF_TEXT, TOOL_CALL, END_TOOL_CALL, "想想看", "\n", "答👩‍⚕️。", "停",
+         '{"name": "now", "arguments": {}}']
+    ),
     min_size=1,
     max_size=10,
 )  # fmt: skip
@@ -194,7 +201,7 @@ async def test_no_chunking_changes_a_turn(
     assert end.usage.completion_tokens <= max_tokens
     # The closing tag is not counted against the budget: a thought that closes itself in time is left alone.
     assert end.usage.reasoning_tokens <= reasoning_cap(max_tokens, budget, 16) + 1
-    assert not (one.running or other.running)
+    assert one.running | other.running == set()
 
 
 def without_call_ids(events: list[Event]) -> list[Event]:
@@ -243,7 +250,9 @@ async def test_a_stop_token_of_the_client_inside_the_thought_ends_the_turn(pen: 
 
 @pytest.mark.parametrize("max_tokens", [1, 2, 3, 10, 50])
 @pytest.mark.parametrize("size", [1, 100])
-async def test_room_for_the_answer_is_kept_however_little_there_is(pen: Pen, chat_format, texts, max_tokens, size) -> None:
+async def test_room_for_the_answer_is_kept_however_little_there_is(
+    pen: Pen, chat_format, texts, max_tokens, size
+) -> None:
     engine = FakeEngine(chat_format, pen.write(THINK, LONG_THOUGHT * 9), pen.write("答" * 99), sizes=[size])
     events = await run(engine, texts, request_of(chat_format, max_tokens))
     end = finished(events)
@@ -338,7 +347,9 @@ async def test_a_grammar_with_thinking_off_is_one_request(pen: Pen, chat_format,
 
 
 @pytest.mark.parametrize("size", [1, 100])
-async def test_an_unconstrained_answer_without_a_thought_begins_again_constrained(pen: Pen, chat_format, texts, size) -> None:
+async def test_an_unconstrained_answer_without_a_thought_begins_again_constrained(
+    pen: Pen, chat_format, texts, size
+) -> None:
     def reply(request):
         return pen.answer("{}" if request.sampling.grammar else "没有思考的答案")
 
@@ -363,7 +374,9 @@ def forced(name: str | None, parallel: bool = True, **changes: Any) -> dict[str,
     return {"forced_call": force_call(TOOLS, name, parallel), "parallel_tool_calls": parallel, **changes}
 
 
-async def test_a_named_call_is_constrained_to_its_parameters_and_becomes_a_tool_call(pen: Pen, chat_format, texts) -> None:
+async def test_a_named_call_is_constrained_to_its_parameters_and_becomes_a_tool_call(
+    pen: Pen, chat_format, texts
+) -> None:
     engine = FakeEngine(chat_format, pen.thought("要查", "无"), pen.answer('{"drug": "华法林"}'))
     events = await run(engine, texts, request_of(chat_format, **forced("dose")))
     assert engine.requests[1].sampling.grammar == Grammar("json_schema", TOOLS[0]["function"]["parameters"])
@@ -409,7 +422,9 @@ async def test_a_forced_call_that_is_cut_off_is_not_lost(pen: Pen, chat_format, 
 
 async def test_free_calls_finish_with_tool_calls(pen: Pen, chat_format, texts) -> None:
     call = [TOOL_CALL, '\n{"name": "now", "arguments": {}}\n', END_TOOL_CALL]
-    engine = FakeEngine(chat_format, pen.write(THINK, "\n想\n", END_THINK, "\n\n", *call, "\n", *call, IM_END), sizes=[5])
+    engine = FakeEngine(
+        chat_format, pen.write(THINK, "\n想\n", END_THINK, "\n\n", *call, "\n", *call, IM_END), sizes=[5]
+    )
     events = await run(engine, texts, request_of(chat_format, offers_tools=True))
     assert [e.name for e in events if isinstance(e, ToolCallDelta) and e.name] == ["now", "now"]
     assert finished(events).reason == "tool_calls"
@@ -418,7 +433,9 @@ async def test_free_calls_finish_with_tool_calls(pen: Pen, chat_format, texts) -
 async def test_without_parallel_calls_the_second_one_ends_the_turn(pen: Pen, chat_format, texts) -> None:
     call = [TOOL_CALL, '\n{"name": "now", "arguments": {}}\n', END_TOOL_CALL]
     engine = FakeEngine(chat_format, pen.write(*call, "\n", *call, "后" * 50))
-    request = request_of(chat_format, offers_tools=True, parallel_tool_calls=False, thinking=ThinkingOptions(enabled=False))
+    request = request_of(
+        chat_format, offers_tools=True, parallel_tool_calls=False, thinking=ThinkingOptions(enabled=False)
+    )
     events = await run(engine, texts, request)
     assert [e.name for e in events if isinstance(e, ToolCallDelta) and e.name] == ["now"]
     assert finished(events).reason == "tool_calls"
@@ -484,8 +501,6 @@ async def test_a_cancelled_consumer_aborts_everything_in_the_engine(pen: Pen, ch
     await engine.start()
 
     async def consume() -> None:
-        import contextlib
-
         async with contextlib.aclosing(
             Turns(engine, chat_format, texts, 16).run(request_of(chat_format, 500, choices=choices))
         ) as turn:
@@ -493,8 +508,7 @@ async def test_a_cancelled_consumer_aborts_everything_in_the_engine(pen: Pen, ch
                 pass
 
     task = asyncio.create_task(consume())
-    while len(engine.running) < choices:
-        await asyncio.sleep(0.001)
+    await until(lambda: len(engine.running) == choices)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -504,13 +518,19 @@ async def test_a_cancelled_consumer_aborts_everything_in_the_engine(pen: Pen, ch
 
 @pytest.mark.parametrize("choices", [1, 3])
 @pytest.mark.parametrize("dies_after", [0, 3, 12])
-async def test_an_engine_that_dies_ends_the_turn_with_its_death(pen: Pen, chat_format, texts, choices, dies_after) -> None:
+async def test_an_engine_that_dies_ends_the_turn_with_its_death(
+    pen: Pen, chat_format, texts, choices, dies_after
+) -> None:
     engine = FakeEngine(chat_format, pen.thought("想想想", "答" * 20), dies_after=dies_after)
     await engine.start()
     seen = []
-    with pytest.raises(EngineDied):
+
+    async def consume() -> None:
         async for pair in Turns(engine, chat_format, texts, 16).run(request_of(chat_format, choices=choices)):
             seen.append(pair)
+
+    with pytest.raises(EngineDied):
+        await consume()
     assert not any(isinstance(event, Finished) for _, event in seen)
     assert engine.running == set()
 

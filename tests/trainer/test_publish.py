@@ -288,7 +288,7 @@ BASES: dict[str, tuple[Callable[[Path], None], str]] = {
     "a broken tokenizer": (garble("tokenizer.json"), "cannot read"),
     "a tokenizer without Qwen3's tokens": (rewrite("tokenizer.json", added_tokens=[]), "lacks Qwen3's control tokens"),
     "a tokenizer that is none": (rewrite("tokenizer.json", model={"type": "?"}), "is no tokenizer"),
-    "another tokenizer": (rewrite("tokenizer.json", more=1), "used another tokenizer or turn format"),
+    "another tokenizer": (rewrite("tokenizer.json", normalizer=None), "used another tokenizer or turn format"),
     "another size": (rewrite("config.json", num_hidden_layers=LAYERS + 1), "used another base model"),
 }
 

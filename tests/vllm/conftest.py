@@ -43,6 +43,12 @@ def ask(post: Callable[..., httpx.Response]) -> Callable[..., dict[str, Any]]:
 
 
 @pytest.fixture(scope="session")
+def plain(ask: Callable[..., dict[str, Any]]) -> dict[str, Any]:
+    """The whole greedy reply to the question that most tests ask, with nothing set."""
+    return ask()
+
+
+@pytest.fixture(scope="session")
 def stream(http: httpx.Client) -> Callable[..., list[dict[str, Any]]]:
     """The chunks of the same request, streamed; their end was checked."""
 

@@ -33,8 +33,8 @@ def finish_reason(chunks: list[dict[str, Any]]) -> str:
     return str(found[0])
 
 
-def test_a_question_is_thought_through_and_answered(ask: Ask) -> None:
-    completion = ask()
+def test_a_question_is_thought_through_and_answered(ask: Ask, plain: dict[str, Any]) -> None:
+    completion = plain
     reply = message(completion)
     assert "射血分数" in reply["content"]
     assert reply["reasoning_content"]
@@ -47,8 +47,8 @@ def test_a_question_is_thought_through_and_answered(ask: Ask) -> None:
     assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
 
 
-def test_a_stream_shows_the_same_text_as_the_whole_reply(ask: Ask, stream: Stream) -> None:
-    whole = message(ask())
+def test_a_stream_shows_the_same_text_as_the_whole_reply(ask: Ask, stream: Stream, plain: dict[str, Any]) -> None:
+    whole = message(plain)
     chunks = stream()
     assert joined(chunks, "content") == whole["content"]
     assert joined(chunks, "reasoning_content") == whole["reasoning_content"]
@@ -59,10 +59,12 @@ def test_a_stream_shows_the_same_text_as_the_whole_reply(ask: Ask, stream: Strea
     assert len(texts) > 10, "the reply came in one piece: nothing was streamed"
 
 
-def test_a_streams_last_chunk_counts_what_the_whole_reply_counts(ask: Ask, stream: Stream) -> None:
+def test_a_streams_last_chunk_counts_what_the_whole_reply_counts(
+    ask: Ask, stream: Stream, plain: dict[str, Any]
+) -> None:
     chunks = stream(stream_options={"include_usage": True})
     assert chunks[-1]["choices"] == []
-    whole = ask()["usage"]
+    whole = plain["usage"]
     streamed = chunks[-1]["usage"]
     assert {k: v for k, v in streamed.items() if k != "prompt_tokens_details"} == {
         k: v for k, v in whole.items() if k != "prompt_tokens_details"
@@ -70,8 +72,8 @@ def test_a_streams_last_chunk_counts_what_the_whole_reply_counts(ask: Ask, strea
     assert all(chunk["usage"] is None for chunk in chunks[:-1])
 
 
-def test_a_greedy_reply_is_the_same_every_time(ask: Ask) -> None:
-    assert message(ask()) == message(ask())
+def test_a_greedy_reply_is_the_same_every_time(ask: Ask, plain: dict[str, Any]) -> None:
+    assert message(ask()) == message(plain)
 
 
 def test_without_thinking_there_is_only_an_answer(ask: Ask) -> None:
@@ -81,36 +83,38 @@ def test_without_thinking_there_is_only_an_answer(ask: Ask) -> None:
     assert completion["usage"]["completion_tokens_details"]["reasoning_tokens"] == 0
 
 
-def test_the_markers_frame_both_parts_inside_content(ask: Ask, stream: Stream) -> None:
-    apart, marked = message(ask()), message(ask(return_reasoning=True))["content"]
+def test_the_markers_frame_both_parts_inside_content(ask: Ask, stream: Stream, plain: dict[str, Any]) -> None:
+    apart, marked = message(plain), message(ask(return_reasoning=True))["content"]
     expected = f"<|ReasoningBegin|>{apart['reasoning']}<|ReasoningEnd|><|AnswerBegin|>{apart['content']}"
     assert marked == expected
     assert joined(stream(return_reasoning=True), "content") == expected
 
 
-def test_reasoning_that_nobody_wants_is_nowhere(ask: Ask, stream: Stream) -> None:
-    apart = message(ask())
+def test_reasoning_that_nobody_wants_is_nowhere(ask: Ask, stream: Stream, plain: dict[str, Any]) -> None:
+    apart = message(plain)
     completion = ask(include_reasoning=False)
     assert apart["reasoning"] not in json.dumps(completion, ensure_ascii=False)
     assert message(completion)["content"] == apart["content"]
     assert not joined(stream(include_reasoning=False), "reasoning")
 
 
-def test_annotated_reasoning_is_the_same_streamed_and_whole(ask: Ask, stream: Stream) -> None:
-    plain, annotated = message(ask())["reasoning"], message(ask(annotate_reasoning=True))["reasoning"]
+def test_annotated_reasoning_is_the_same_streamed_and_whole(ask: Ask, stream: Stream, plain: dict[str, Any]) -> None:
+    plain, annotated = message(plain)["reasoning"], message(ask(annotate_reasoning=True))["reasoning"]
     assert "**首先**" in annotated
     assert annotated.replace("**首先**", "首先").startswith(plain[:4])
     assert joined(stream(annotate_reasoning=True), "reasoning") == annotated
 
 
 @pytest.mark.parametrize("budget", [1, 6])
-def test_a_spent_budget_closes_the_thought_and_the_answer_still_comes(ask: Ask, stream: Stream, budget: int) -> None:
+def test_a_spent_budget_closes_the_thought_and_the_answer_still_comes(
+    ask: Ask, stream: Stream, budget: int, plain: dict[str, Any]
+) -> None:
     completion = ask(thinking_budget=budget)
     assert completion["usage"]["completion_tokens_details"]["reasoning_tokens"] <= budget
     assert completion["thinking_truncated"] is True
     assert len(message(completion)["content"]) > 10
     assert completion["choices"][0]["finish_reason"] == "stop"
-    unbounded = message(ask())["reasoning"]
+    unbounded = message(plain)["reasoning"]
     assert unbounded.startswith(message(completion)["reasoning"] or "")
     assert joined(stream(thinking_budget=budget), "content") == message(completion)["content"]
 
@@ -122,9 +126,9 @@ def test_a_budget_of_nothing_is_no_thought_at_all(ask: Ask) -> None:
     assert len(message(completion)["content"]) > 10
 
 
-def test_a_budget_that_is_not_reached_changes_nothing(ask: Ask) -> None:
+def test_a_budget_that_is_not_reached_changes_nothing(ask: Ask, plain: dict[str, Any]) -> None:
     completion = ask(thinking_budget=290)
-    assert message(completion) == message(ask())
+    assert message(completion) == message(plain)
     assert completion["thinking_truncated"] is False
 
 
@@ -146,8 +150,10 @@ def test_max_completion_tokens_is_max_tokens(ask: Ask) -> None:
     assert completion["usage"]["completion_tokens"] == 5
 
 
-def test_a_stop_string_ends_the_answer_before_it_and_leaves_the_thought_alone(ask: Ask, stream: Stream) -> None:
-    whole = message(ask())
+def test_a_stop_string_ends_the_answer_before_it_and_leaves_the_thought_alone(
+    ask: Ask, stream: Stream, plain: dict[str, Any]
+) -> None:
+    whole = message(plain)
     stop = whole["content"][6:9]
     fields = {"stop": ["<never>", stop]}
     completion = ask(**fields)
@@ -160,8 +166,8 @@ def test_a_stop_string_ends_the_answer_before_it_and_leaves_the_thought_alone(as
     assert shown == message(completion)["content"] + stop
 
 
-def test_a_stop_string_that_only_the_thought_holds_stops_nothing(ask: Ask) -> None:
-    whole = message(ask())
+def test_a_stop_string_that_only_the_thought_holds_stops_nothing(ask: Ask, plain: dict[str, Any]) -> None:
+    whole = message(plain)
     stop = next(c for c in whole["reasoning"] if c not in whole["content"])
     assert message(ask(stop=stop)) == whole
 

@@ -88,9 +88,10 @@ def tokens_of(frames: list[dict[str, Any] | str]) -> list[str]:
 def test_a_full_house_says_so_at_once_and_opens_again(small: Server) -> None:
     body = body_of(LONG | {"max_tokens": 3500})
     with ExitStack() as stack:
-        for _ in range(2):
-            response = stack.enter_context(httpx.stream("POST", small.url + CHAT, json=body, timeout=180))
-            next(response.iter_raw())
+        streams = [
+            stack.enter_context(httpx.stream("POST", small.url + CHAT, json=body, timeout=180)) for _ in range(2)
+        ]
+        assert [stream.status_code for stream in streams] == [200, 200]
         for streamed in (True, False):
             assert error_of(chat(small, stream=streamed)) == (503, "server_overloaded", "1")
         assert small.status("/readyz") == 200
@@ -154,7 +155,7 @@ def test_a_reply_that_outlasts_the_drain_is_ended_with_an_error() -> None:
         *text, error, done = stream.end()
         assert done == "[DONE]"
         assert isinstance(error, dict)
-        assert error["error"]["code"] in ("engine_unavailable", "shutting_down")
+        assert error["error"]["code"] == "shutting_down"
         assert tokens_of(text) == []
         assert server.wait() == 0
         until(lambda: not any(p.is_running() for p in processes))

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -34,7 +35,7 @@ def dialogues() -> list[Dialogue]:
 
 def likeness(text: str, other: str) -> int:
     """How many pairs of neighbouring characters two texts share."""
-    pairs, others = (Counter(zip(t, t[1:], strict=False)) for t in (text, other))
+    pairs, others = (Counter(pairwise(t)) for t in (text, other))
     return (pairs & others).total()
 
 

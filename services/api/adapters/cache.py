@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 
+from services.contract.adapter_files import open_regular
 from services.contract.adapter_fit import check_options, check_tensors
 from services.contract.adapter_manifest import (
     CONFIG,
@@ -29,6 +31,10 @@ from services.contract.adapter_manifest import (
     read_tensors,
     verify,
 )
+
+# A trained weight is rarely above 1, a scale (alpha by rank) rarely above 4; with these products of all stay finite.
+LARGEST_WEIGHT = 100.0
+LARGEST_SCALE = 100.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +63,12 @@ class AdapterCache:
         if not (target / MANIFEST).is_file():
             self._copy(source, target)
         try:
-            manifest = self._check(target, name, version)
-        except AdapterError:
+            return target, self._check(target, name, version)
+        except (ArithmeticError, LookupError, OSError, TypeError, ValueError) as error:
             shutil.rmtree(target, ignore_errors=True)
-            raise
-        return target, manifest
+            if isinstance(error, AdapterError):
+                raise
+            raise AdapterError(f"it cannot be read ({type(error).__name__}): written by a broken program?") from error
 
     def drop(self, name: str, version: str) -> None:
         """Removes a copy that no request uses any more."""
@@ -69,6 +76,9 @@ class AdapterCache:
 
     def _copy(self, source: Path, target: Path) -> None:
         temporary = self._root / f".{uuid.uuid4().hex}"
+        # No links: a version must not reach outside its folder, nor its name outside the volume.
+        if source.is_symlink() or source.parent.is_symlink():
+            raise AdapterError("its folder is a symbolic link: a version holds its own files")
         try:
             temporary.mkdir(parents=True)
             for name in (*CONTENT, MANIFEST):
@@ -76,7 +86,8 @@ class AdapterCache:
             shutil.rmtree(target, ignore_errors=True)
             os.rename(temporary, target)
         except OSError as error:
-            raise AdapterError(f"cannot copy {error.filename or source}: {error.strerror or error}") from error
+            what = Path(error.filename or source).name
+            raise AdapterError(f"cannot copy {what}: {error.strerror or error}") from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
@@ -94,25 +105,30 @@ class AdapterCache:
             raise AdapterError(
                 "it was trained with another tokenizer or turn format: train it with the one served here"
             )
+        try:
+            orjson.dumps(manifest.metrics)
+        except TypeError as error:
+            raise AdapterError(f"{MANIFEST} holds metrics that clients cannot read: {error}") from error
         config = read_json(folder / CONFIG)
         check_options(config, expected.max_rank)
+        if config["lora_alpha"] > LARGEST_SCALE * config["r"]:
+            raise AdapterError(f"lora_alpha is more than {LARGEST_SCALE:g} times the rank: its answers would overflow")
         tensors = read_tensors(folder / WEIGHTS)
         check_tensors(config, tensors, expected.base_config)
-        check_finite(folder / WEIGHTS, tensors)
+        check_weights(folder / WEIGHTS, tensors)
         return manifest
 
 
 def _copy_file(source: Path, target: Path) -> None:
-    # No links: a version must not reach outside its folder.
-    descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW)
-    with os.fdopen(descriptor, "rb") as reader, target.open("xb") as writer:
+    with os.fdopen(open_regular(source), "rb") as reader, target.open("xb") as writer:
         shutil.copyfileobj(reader, writer, 1024 * 1024)
 
 
-def check_finite(path: Path, tensors: dict[str, TensorRecord]) -> None:
-    """Raises `AdapterError` for NaN or infinite weights, which the engine would serve as garbage, and for an all-zero B.
+def check_weights(path: Path, tensors: dict[str, TensorRecord]) -> None:
+    """Raises `AdapterError` for weights that the engine would serve as garbage, and for an all-zero B.
 
-    One adapter's NaN also reaches other requests of the same batch, the base model's included.
+    Not only NaN is harmful: what overflows in the middle leaves NaN in the engine's KV cache, whose blocks the base
+    model's requests get next.
     """
     data = path.read_bytes()
     start = 8 + int.from_bytes(data[:8], "little")
@@ -122,6 +138,8 @@ def check_finite(path: Path, tensors: dict[str, TensorRecord]) -> None:
         values = _as_float32(data[begin:end], tensor.dtype)
         if not np.isfinite(values).all():
             raise AdapterError(f"{name} holds NaN or infinite weights: training has diverged")
+        if values.size and max(-values.min(), values.max()) > LARGEST_WEIGHT:
+            raise AdapterError(f"{name} holds weights above {LARGEST_WEIGHT:g}, too large to compute with: diverged?")
         changes = changes or (".lora_B." in name and bool(np.any(values)))
     if not changes:
         raise AdapterError("every lora_B is zero: it changes nothing, was it trained?")

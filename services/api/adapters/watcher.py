@@ -24,6 +24,8 @@ RETRY_S = 1.0
 RETRY_OLD_S = 60.0
 GONE_AFTER_SCANS = 3  # a listing may miss a name for a moment while its folder is replaced
 
+Found = dict[str, str | AdapterError | None]
+
 
 @dataclass(slots=True)
 class Attempt:
@@ -58,6 +60,7 @@ class AdapterWatcher:
         self._is_ready = is_ready
         self._on_volume = on_volume
         self._up: bool | None = None
+        self._reading: asyncio.Task[Found] | None = None
         self._failed: dict[str, Attempt] = {}
         self._missing: dict[str, int] = {}
 
@@ -76,9 +79,9 @@ class AdapterWatcher:
     async def scan(self) -> None:
         """One look: what `CURRENT` names is served afterwards, or refused, or not yet complete."""
         try:
-            found = await asyncio.wait_for(asyncio.to_thread(_read_volume, self._volume), self._timeout_s)
+            found = await self._read()
         except (OSError, TimeoutError) as error:
-            self._report_volume(False, str(error) or "no answer in time")
+            self._report_volume(False, str(error))
             return
         self._report_volume(True, "")
         for name, current in found.items():
@@ -87,9 +90,26 @@ class AdapterWatcher:
                 log.debug("unreadable CURRENT", extra=fields(adapter=name, reason=str(current)))
             elif current is not None and current != self._registry.current(name):
                 await self._take_up(name, current)
+            else:
+                self._failed.pop(name, None)
         for name in self._registry.names():
             if name not in found:
                 await self._miss(name)
+
+    async def _read(self) -> Found:
+        """What lies on the volume. Raises OSError, and TimeoutError when there is no answer in time.
+
+        One read at a time: on a volume that hangs, each further one would hold one more of the process's threads.
+        """
+        if self._reading is None or self._reading.done():  # what came after its time is old news
+            self._reading = asyncio.create_task(asyncio.to_thread(_read_volume, self._volume))
+        done, _ = await asyncio.wait({self._reading}, timeout=self._timeout_s)
+        if not done:
+            raise TimeoutError("no answer in time")
+        found = self._reading.result()
+        if not found and self._registry.names() and await asyncio.to_thread(_is_empty, self._volume):
+            raise OSError("it is empty, and was not before: not mounted?")
+        return found
 
     async def _take_up(self, name: str, version: str) -> None:
         now = time.monotonic()
@@ -97,12 +117,18 @@ class AdapterWatcher:
         if attempt is not None and attempt.version == version and attempt.rests(now):
             return
         try:
+            if self._registry.is_full and self._registry.current(name) is None:
+                self._registry.announce(name, version)
+                return
             await self._registry.promote(name, version)
             self._failed.pop(name, None)
         except (EngineDied, Overloaded) as error:
             log.info("adapter waits", extra=fields(adapter=name, version=version, reason=str(error)))
         except (AdapterError, AdapterRefused) as error:
             self._note_failure(name, version, str(error), now, final=isinstance(error, AdapterRefused))
+        except Exception as error:
+            log.exception("an adapter could not be read", extra=fields(adapter=name, version=version))
+            self._note_failure(name, version, f"it cannot be read ({type(error).__name__})", now, final=False)
 
     def _note_failure(self, name: str, version: str, reason: str, now: float, final: bool) -> None:
         attempt = self._failed.get(name)
@@ -133,12 +159,17 @@ class AdapterWatcher:
                 )
 
 
-def _read_volume(volume: Path) -> dict[str, str | AdapterError | None]:
+def _read_volume(volume: Path) -> Found:
     """Every name and its current version, or why that cannot be read. Raises OSError when the volume is not there."""
-    found: dict[str, str | AdapterError | None] = {}
+    found: Found = {}
     for name in adapter_names(volume):
         try:
             found[name] = read_current(volume, name)
         except AdapterError as error:
             found[name] = error
     return found
+
+
+def _is_empty(volume: Path) -> bool:
+    """True for what an unmounted volume leaves: the bare folder that it was mounted on."""
+    return next(volume.iterdir(), None) is None

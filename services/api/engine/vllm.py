@@ -156,8 +156,13 @@ class VllmEngine:
             # Closing our generator must abort in the engine at once, not when Python collects vLLM's.
             async with contextlib.aclosing(outputs):
                 async for output in outputs:
-                    yield _delta(output)
-        except (asyncio.CancelledError, GeneratorExit):
+                    delta = _delta(output)
+                    if delta.finish_reason == "abort" and self._state == "stopped":
+                        raise EngineDied(
+                            "the engine was stopped"
+                        )  # vLLM ends its streams as if somebody had aborted them
+                    yield delta
+        except (asyncio.CancelledError, GeneratorExit, EngineDied):
             raise
         except Exception as error:
             raise _translated(error) from error
@@ -209,6 +214,10 @@ class VllmEngine:
             args |= {"enable_lora": True, "max_lora_rank": limits.max_rank, "max_loras": limits.in_batch}
             # One place more than the registry uses, so that the engine never evicts one by itself.
             args["max_cpu_loras"] = max(limits.loaded, limits.in_batch) + 1
+            if not options.gpu:
+                # vLLM's CPU kernels know no row without an adapter: in a mixed batch they index the base model's rows
+                # by -1, and compute them with whatever lies in the last slot. So there are slots for all, and one more.
+                args["max_loras"] = args["max_cpu_loras"]
         return args | options.extra
 
     def _describe(self) -> ModelInfo:

@@ -19,7 +19,7 @@ from services.api.adapters.registry import AdapterRegistry, Lease
 from services.api.engine.admission import Admission
 from services.api.engine.base import BadSampling, Engine, EngineDied
 from services.api.engine.supervisor import Supervisor
-from services.api.errors import ApiError, EngineUnavailable, InvalidRequest
+from services.api.errors import ApiError, EngineUnavailable, InvalidRequest, ShuttingDown
 from services.api.events import Event, Finished
 from services.api.http.body import read_model
 from services.api.http.chat_request import build_turn, read_messages, tool_specs
@@ -185,6 +185,8 @@ class _Run:
             return error
         if isinstance(error, BadSampling):
             return InvalidRequest(str(error))
+        if isinstance(error, EngineDied) and not self._door.admission.is_open:
+            return ShuttingDown("the server was shut down while this reply was written: retry on another replica")
         if isinstance(error, EngineDied):
             return EngineUnavailable(
                 "the engine stopped while this reply was written and is restarted: retry in a few seconds"

@@ -51,8 +51,8 @@ def make_batches(rows: Sequence[Row], recipe: Recipe, rng: random.Random) -> lis
 
 
 def _batch(rows: Sequence[Row], height: int, width: int, recipe: Recipe) -> Batch:
-    ids = np.zeros((height, width), dtype=np.int64)
-    labels = np.zeros((height, width), dtype=np.int64)
+    ids = np.zeros((height, width), dtype=np.int32)
+    labels = np.zeros((height, width), dtype=np.int32)
     weights = np.zeros((height, width), dtype=np.float32)
     for i, row in enumerate(rows):
         length = len(row.ids)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import sys
@@ -30,6 +31,9 @@ from services.trainer.demo.train import pick_device, train
 from services.trainer.encode import Example, Row, encode
 
 MEASURED = "measured.json"
+# The service reads this file and says the notice in its log, in /v1/models and on its page.
+NOTICE_FILE = "medthink.json"
+NOTICE = "a tiny model that knows a few dozen everyday topics by heart; it shows the machinery and is no medicine"
 
 
 def build_demo(out: Path, recipe: Recipe, device_name: str, measured: bool = True) -> Measured:
@@ -48,6 +52,7 @@ def build_demo(out: Path, recipe: Recipe, device_name: str, measured: bool = Tru
         save_tokenizer(tokenizer, folder)
         model, training = _train(folder, corpus, maker, recipe, device)
         save_model(model, folder)
+        (folder / NOTICE_FILE).write_text(json.dumps({"demo": NOTICE}, indent=2) + "\n", encoding="utf-8")
         report = Measured(training=training)
         if measured:
             report.results = measure_demo(folder, corpus, device)

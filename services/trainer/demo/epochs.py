@@ -48,7 +48,7 @@ class RowEncoder:
 @contextmanager
 def batches_ahead(folder: Path, recipe: Recipe) -> Iterator[EpochBatches]:
     """A function that gives an epoch's batches, made ahead of time; epochs are asked for in order from 0."""
-    workers = max(1, (os.cpu_count() or 2) - 2)
+    workers = max(1, min(14, (os.cpu_count() or 2) - 2))
     context = multiprocessing.get_context("spawn")  # a forked child of a process that uses a GPU may hang
     with ProcessPoolExecutor(workers, context, _start, (folder, recipe)) as pool:
         coming: dict[int, Future[list[Batch]]] = {}

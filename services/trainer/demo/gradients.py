@@ -82,5 +82,5 @@ def weighted_loss(model: Any, ids: Any, labels: Any, weights: Any) -> Any:
 
 
 def on_device(batch: Batch, device: str) -> tuple[Any, Any, Any]:
-    ids, labels, weights = (torch.from_numpy(a).to(device) for a in (batch.ids, batch.labels, batch.weights))
-    return ids, labels, weights
+    ids, labels = (torch.from_numpy(a).to(device, torch.int64) for a in (batch.ids, batch.labels))
+    return ids, labels, torch.from_numpy(batch.weights).to(device)

@@ -62,15 +62,17 @@ class Judge:
     def __init__(self, corpus: Corpus, chat_format: ChatFormat, tokenizer: Tokenizer) -> None:
         self.chat_format = chat_format
         self.tokenizer = tokenizer
-        self.answers: dict[Lang, list[tuple[str, str, Counter[str]]]] = {"zh": [], "en": []}
+        self._bags: dict[Lang, list[tuple[str, Counter[str]]]] = {"zh": [], "en": []}
+        self._names: dict[str, str] = {}  # of answers, most of which the model repeats to the letter
         for dialogue in corpus.dialogues:
             self._add(dialogue.id, dialogue.answer, dialogue.lang)
-        for lang in self.answers:
+        for lang in self._bags:
             for unknown in corpus.unknown.of(lang):
                 self._add(UNKNOWN, unknown.answer, lang)
 
     def _add(self, name: str, answer: str, lang: Lang) -> None:
-        self.answers[lang].append((name, answer, _bag(answer, lang)))
+        self._bags[lang].append((name, _bag(answer, lang)))
+        self._names[answer] = name
 
     def group(self, name: str, decoding: str, cases: Sequence[Case], replies: Sequence[list[int]]) -> GroupResult:
         """The result of one group of cases, all of one kind."""
@@ -110,8 +112,10 @@ class Judge:
 
     def nearest(self, answer: str, case: Case) -> tuple[str, float]:
         """The dialogue whose answer overlaps most with `answer`, and the overlap with the answer that was wanted."""
+        if answer in self._names and self._names[answer] == case.wanted:
+            return self._names[answer], 1.0
         bag = _bag(answer, case.lang)
-        scores = [(_bag_f1(bag, known), name) for name, _, known in self.answers[case.lang]]
+        scores = [(_bag_f1(bag, known), name) for name, known in self._bags[case.lang]]
         best, name = max(scores)
         wanted = max((score for score, other in scores if other == case.wanted), default=0.0)
         return (name if best > 0 else ""), wanted

@@ -67,7 +67,7 @@ def generate(
         options = {"do_sample": True, "temperature": temperature, "top_p": 0.95, "top_k": 20}
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     replies: list[list[int]] = [[] for _ in prompts]
-    at_once = 1024 if device == "cuda" else 64
+    at_once = 4096 if device == "cuda" else 64
     for start in range(0, len(order), at_once):
         chosen = order[start : start + at_once]
         width = max(len(prompts[i]) for i in chosen)

@@ -23,7 +23,7 @@ class Recipe:
     head_dim: int = 64
     intermediate: int = 896
 
-    epochs: int = 80
+    epochs: int = 300
     batch_tokens: int = 16_384  # tokens of a batch, padding included
     learning_rate: float = 1.5e-3
     weight_decay: float = 0.1

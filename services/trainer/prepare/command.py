@@ -7,13 +7,13 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from services.contract.chat_format import ChatFormat, ChatFormatError
-from services.trainer.config import TrainConfig, read_config
+from services.trainer.config import ConfigError, TrainConfig, read_config
 from services.trainer.dataset import CARD, CARD_TEXT, DatasetError
 from services.trainer.prepare.card import card_lines, card_page
 from services.trainer.prepare.pipeline import Item, Options, build, check_files
 from services.trainer.prepare.problems import ALLOWABLE, Problems
 from services.trainer.prepare.write import check_target, write_folder
+from services.trainer.rows import load_chat_format
 
 _SHOWN = 200  # problems that the terminal gets without --report
 
@@ -51,7 +51,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Exit status: 0, or 1 when the data were refused. Raises `ConfigError` or `DatasetError` for what is wrong else."""
+    """0; 1 when the data were refused; 2 with one line for what is wrong with the call, a file or a directory."""
+    try:
+        return _prepare(args)
+    except (ConfigError, DatasetError) as error:
+        print(f"prepare: {error}", file=sys.stderr)
+        return 2
+
+
+def _prepare(args: argparse.Namespace) -> int:
     config = _config(args)
     options = _options(args)
     check_target(config.data, args.overwrite)
@@ -71,16 +79,6 @@ def run(args: argparse.Namespace) -> int:
     print(card_lines(card))
     print(f"\n{config.data}: data {card.data_sha256[:16]}, described in {CARD_TEXT}")
     return 0
-
-
-def load_chat_format(base: Path) -> ChatFormat:
-    """The turn format with the base model's tokenizer. Raises `DatasetError`."""
-    from tokenizers import Tokenizer
-
-    try:
-        return ChatFormat.load(base, Tokenizer.from_str)
-    except ChatFormatError as error:
-        raise DatasetError(f"{error}: name the base model's directory with --base") from error
 
 
 def _config(args: argparse.Namespace) -> TrainConfig:

@@ -31,7 +31,9 @@ async def nothing() -> None:
 
 
 @contextlib.asynccontextmanager
-async def running(engine: FakeEngine, warm_up: Callable = nothing, pause_s: float = 0.01, **hooks) -> AsyncIterator[Supervisor]:
+async def running(
+    engine: FakeEngine, warm_up: Callable = nothing, pause_s: float = 0.01, **hooks
+) -> AsyncIterator[Supervisor]:
     supervisor = Supervisor(engine, warm_up, pause_s, **hooks)
     task = asyncio.create_task(supervisor.run())
     try:

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.api.engine.base import Grammar
-from services.contract.chat_format import END_THINK, END_TOOL_CALL, IM_END, THINK, TOOL_CALL, ChatFormat, Message
 from services.api.settings import DEFAULT_SYSTEM_PROMPT
+from services.contract.chat_format import END_THINK, END_TOOL_CALL, IM_END, THINK, TOOL_CALL, ChatFormat, Message
 from tests.fakes import FakeEngine, Pen
 from tests.running import Factory, added_up, error_of, frames_of
 
@@ -38,7 +38,17 @@ async def test_a_whole_reply_has_openais_shape_and_ours(engine, pen: Pen, chat_f
     assert response.status_code == 200
     assert response.headers["content-type"] == "application/json"
     body = response.json()
-    assert list(body) == ["id", "object", "created", "model", "choices", "usage", "safety", "thinking_truncated", "adapter"]
+    assert list(body) == [
+        "id",
+        "object",
+        "created",
+        "model",
+        "choices",
+        "usage",
+        "safety",
+        "thinking_truncated",
+        "adapter",
+    ]
     assert body["id"].startswith("chatcmpl-")
     assert (body["object"], body["model"], body["thinking_truncated"]) == ("chat.completion", "Qwen3-1.7B", False)
     assert isinstance(body["created"], int)
@@ -58,7 +68,10 @@ async def test_a_whole_reply_has_openais_shape_and_ours(engine, pen: Pen, chat_f
         }
     ]
     written = len(pen.thought("首先看红旗征。", "请立即就诊。"))
-    asked = [Message(role="system", content=DEFAULT_SYSTEM_PROMPT), Message(role="user", content=ASK["messages"][0]["content"])]
+    asked = [
+        Message(role="system", content=DEFAULT_SYSTEM_PROMPT),
+        Message(role="user", content=ASK["messages"][0]["content"]),
+    ]
     prompt = len(chat_format.write_prompt(asked))
     assert body["usage"] == {
         "prompt_tokens": prompt,
@@ -111,11 +124,12 @@ STYLES: list[dict[str, Any]] = [
     {"return_reasoning": True, "annotate_reasoning": True}, {"enable_thinking": False}, {"thinking_budget": 4},
     {"max_tokens": 9}, {"n": 2}, {"stop": "。"}, {"stop": ["立即", "x"], "include_stop_str_in_output": True}, {"tools": TOOLS},
     {"logprobs": True, "top_logprobs": 2}, {"logprobs": True, "stop": "。"}, {"response_format": {"type": "json_object"}},
-    {"tools": TOOLS, "tool_choice": "required"}, {"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "dose"}}},
+    {"tools": TOOLS, "tool_choice": "required"},
+    {"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "dose"}}},
 ]  # fmt: skip
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 @given(
     style=st.sampled_from(STYLES),
     sizes=st.lists(st.integers(1, 9), min_size=1, max_size=4),
@@ -151,11 +165,10 @@ async def test_a_stream_adds_up_to_the_whole_reply(
 async def test_the_articles_expressions_find_both_parts(engine, in_process: Factory, stream, size) -> None:
     engine.sizes = [size]
     async with in_process(engine) as running:
-        response = await running.chat(**ASK, enable_thinking=True, return_reasoning=True, temperature=0.5, stream=stream)
-    if stream:
-        message = added_up(frames_of(response.text))[0]
-    else:
-        message = response.json()["choices"][0]["message"]
+        response = await running.chat(
+            **ASK, enable_thinking=True, return_reasoning=True, temperature=0.5, stream=stream
+        )
+    message = added_up(frames_of(response.text))[0] if stream else response.json()["choices"][0]["message"]
     content = message["content"]
     assert ARTICLE_REASONING.search(content)[1].strip() == "首先看红旗征。"
     assert ARTICLE_ANSWER.search(content)[1].strip() == "请立即就诊。"
@@ -163,7 +176,9 @@ async def test_the_articles_expressions_find_both_parts(engine, in_process: Fact
 
 
 @pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize("hide", [{"include_reasoning": False}, {"reasoning": {"exclude": True}}, {"enable_thinking": False}])
+@pytest.mark.parametrize(
+    "hide", [{"include_reasoning": False}, {"reasoning": {"exclude": True}}, {"enable_thinking": False}]
+)
 async def test_reasoning_that_is_not_wanted_is_nowhere(engine, in_process: Factory, stream, hide) -> None:
     async with in_process(engine) as running:
         response = await running.chat(**ASK, **hide, stream=stream)
@@ -235,7 +250,13 @@ async def test_every_sampling_field_reaches_the_engine(engine, in_process: Facto
         assert (await running.chat(**ASK, **body)).status_code == 200
     sampling = dataclasses.asdict(engine.asked[0].sampling)
     expected = {k: v for k, v in body.items() if k not in ("max_completion_tokens", "top_logprobs")}
-    expected |= {"max_tokens": 77, "logprobs": 2, "stop_token_ids": (9,), "logit_bias": {12: -100}, "allowed_token_ids": (1, 2, 3)}
+    expected |= {
+        "max_tokens": 77,
+        "logprobs": 2,
+        "stop_token_ids": (9,),
+        "logit_bias": {12: -100},
+        "allowed_token_ids": (1, 2, 3),
+    }
     assert {k: v for k, v in sampling.items() if k in expected} == expected
 
 
@@ -279,7 +300,9 @@ async def prompt_of(in_process: Factory, engine: FakeEngine, **body: Any) -> lis
     return list(engine.asked[0].prompt_ids)
 
 
-async def test_the_default_system_prompt_goes_first_unless_the_client_brings_one(engine, chat_format, in_process) -> None:
+async def test_the_default_system_prompt_goes_first_unless_the_client_brings_one(
+    engine, chat_format, in_process
+) -> None:
     user = Message(role="user", content="你好")
     wire = {"role": "user", "content": "你好"}
     mine = await prompt_of(in_process, engine, messages=[wire])
@@ -303,7 +326,12 @@ async def test_the_default_system_prompt_goes_first_unless_the_client_brings_one
 async def test_reasoning_that_clients_send_back_is_not_in_the_prompt(engine, chat_format, in_process, earlier) -> None:
     wire = [{"role": "user", "content": "一"}, {"role": "assistant", **earlier}, {"role": "user", "content": "二"}]
     system = Message(role="system", content=DEFAULT_SYSTEM_PROMPT)
-    turns = [system, Message(role="user", content="一"), Message(role="assistant", content="旧答案"), Message(role="user", content="二")]
+    turns = [
+        system,
+        Message(role="user", content="一"),
+        Message(role="assistant", content="旧答案"),
+        Message(role="user", content="二"),
+    ]
     assert await prompt_of(in_process, engine, messages=wire) == chat_format.write_prompt(turns)
 
 
@@ -328,7 +356,9 @@ async def test_tools_and_their_results_are_in_the_prompt(engine, chat_format, in
     assert [m.role for m in read.messages] == ["system", "user", "assistant", "tool", "assistant"]
     assert read.messages[2].tool_calls[0].name == "dose"
     other = FakeEngine(chat_format, engine.reply)
-    assert chat_format.read(await prompt_of(in_process, other, messages=wire, tools=TOOLS, tool_choice="none")).tools == ()
+    assert (
+        chat_format.read(await prompt_of(in_process, other, messages=wire, tools=TOOLS, tool_choice="none")).tools == ()
+    )
 
 
 async def test_no_think_at_the_end_of_a_turn_switches_thinking_off(engine, in_process) -> None:
@@ -392,5 +422,9 @@ async def test_requests_at_once_do_not_mix(pen: Pen, chat_format, in_process: Fa
         asks = [running.chat(messages=[{"role": "user", "content": f"第{n}问"}], stream=bool(n % 2)) for n in range(20)]
         responses = await asyncio.gather(*asks)
     for n, response in enumerate(responses):
-        text = added_up(frames_of(response.text))[0]["content"] if n % 2 else json.loads(response.text)["choices"][0]["message"]["content"]
+        text = (
+            added_up(frames_of(response.text))[0]["content"]
+            if n % 2
+            else json.loads(response.text)["choices"][0]["message"]["content"]
+        )
         assert text == f"答第{n}问"

@@ -151,7 +151,9 @@ async def test_a_request_id_is_echoed(engine, in_process: Factory, given) -> Non
         for response in (
             await running.client.get("/livez", headers={"x-request-id": given}),
             await running.client.post("/v1/chat/completions", json=ASK, headers={"x-request-id": given}),
-            await running.client.post("/v1/chat/completions", json=ASK | {"stream": True}, headers={"x-request-id": given}),
+            await running.client.post(
+                "/v1/chat/completions", json=ASK | {"stream": True}, headers={"x-request-id": given}
+            ),
         ):
             assert response.headers.get_list("x-request-id") == [given]
 
@@ -200,7 +202,9 @@ async def test_no_log_line_holds_what_a_patient_wrote(engine, in_process: Factor
 
 async def test_without_keys_nobody_is_asked_for_one(engine, in_process: Factory) -> None:
     async with in_process(engine) as running:
-        response = await running.client.post("/v1/chat/completions", json=ASK, headers={"authorization": "Bearer EMPTY"})
+        response = await running.client.post(
+            "/v1/chat/completions", json=ASK, headers={"authorization": "Bearer EMPTY"}
+        )
         assert response.status_code == 200
 
 
@@ -211,7 +215,10 @@ async def test_every_configured_key_opens(engine, in_process: Factory, header) -
         assert response.status_code == 200
 
 
-@pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", "Bearer three", "Basic one", "one", "Bearer one,two", "Bearer on", "Bearer 键"])
+@pytest.mark.parametrize(
+    "header",
+    [None, "", "Bearer", "Bearer ", "Bearer three", "Basic one", "one", "Bearer one,two", "Bearer on", "Bearer 键"],
+)
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/models", "/v1/nothing"])
 async def test_without_a_valid_key_nothing_under_v1_opens(engine, in_process: Factory, header, path) -> None:
     headers = {} if header is None else {"authorization": header.encode()}

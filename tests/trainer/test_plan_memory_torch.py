@@ -1,0 +1,97 @@
+"""The planner's account against what the trainer's own model keeps alive, tensor by tensor, on the CPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from services.trainer.config import TrainConfig, make_config
+from services.trainer.memory import Shape, measure_memory, trainable_parameters
+from services.trainer.plan_load import loss_positions, make_load
+
+pytestmark = pytest.mark.torch
+
+TOKENS, ROWS = 256, 2
+SIZES: dict[str, Any] = {
+    "model_type": "qwen3",
+    "vocab_size": 1000,
+    "hidden_size": 64,
+    "intermediate_size": 192,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 1024,
+    "tie_word_embeddings": True,
+}
+
+
+def _step_peak(config: TrainConfig, checkpointing: bool) -> tuple[int, int]:
+    """Peak in bytes of the second of two accumulated micro-batches, and the number of trained parameters."""
+    import torch
+    from transformers import Qwen3Config
+
+    from services.trainer import attention
+    from services.trainer.batch import RowTensors, make_batch
+    from services.trainer.model import DTYPES, TrainingQwen3, attach, autocasts
+    from tests.trainer.live_memory import LiveMemory
+
+    shape = Qwen3Config(**SIZES)
+    shape._attn_implementation = attention.register("sdpa")
+    dtype = DTYPES[config.precision if config.method == "lora" else config.weights_dtype]
+    model = TrainingQwen3(shape).to(dtype)
+    model.lm_head.loss_chunk = config.loss_chunk
+    model = attach(model, config).train()
+    if checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.enable_input_require_grads()
+    length = TOKENS // ROWS
+    ids = torch.arange(length)
+    row = RowTensors(ids, torch.arange(length - 1), torch.arange(1, length), torch.ones(length - 1).bool())
+    batch = make_batch([row] * ROWS, packed=True, think_weight=1.0)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    moments = [torch.zeros_like(p) for p in trained for _ in range(2)]
+    tensors = [value for value in batch.values() if isinstance(value, torch.Tensor)]
+    with LiveMemory([*model.parameters(), *model.buffers(), *moments, *tensors]) as memory:
+        for _ in range(2):
+            memory.restart()
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocasts(config)):
+                loss = model(**batch)["loss"]
+            loss.backward()
+            del loss
+        return memory.peak, sum(p.numel() for p in trained)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["kept", "recomputed"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"preset": "seed"},
+        {"preset": "default"},
+        {"preset": "default", "trained_weights": "fp32"},
+        {"preset": "default", "trained_weights": "fp32", "dropout": 0.1},
+        {"preset": "default", "precision": "fp32"},
+        {"preset": "seed", "precision": "fp32"},
+        {"method": "full"},
+        {"method": "full", "trained_weights": "fp32"},
+        {"method": "full", "precision": "fp32"},
+    ],
+    ids=lambda settings: "-".join(str(value) for value in settings.values()),
+)
+def test_the_planned_peak_is_what_a_step_keeps_alive(settings: dict[str, Any], checkpointing: bool) -> None:
+    config = make_config({**settings, "loss_chunk": 64, "max_length": 128, "batch_tokens": TOKENS})
+    shape = Shape.of(SIZES)
+    load = make_load(config, shape, device="cpu", tokens=TOKENS, checkpointing=checkpointing, devices=1)
+    planned = measure_memory(shape, load)
+    peak, trained = _step_peak(config, checkpointing)
+    assert trained == trainable_parameters(shape, load)
+    assert planned.peak == pytest.approx(peak, rel=0.06), planned
+
+
+def test_the_plan_cuts_the_loss_as_the_loss_does() -> None:
+    from services.trainer.loss import chunk_positions
+
+    for vocabulary in (6144, 151_936, 10**9):
+        for most in (1, 256, 1024, 10**6):
+            assert loss_positions(vocabulary, most) == chunk_positions(vocabulary, most)
