@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from services.api.errors import ContextLengthExceeded
-from services.contract.chat_format import END_THINK, ChatFormat, Message
+from services.contract.chat_format import END_THINK, ChatFormat, Message, template_json
 
 # Tokens that a reply needs at the least: a word of thought and a word of answer.
 SMALLEST_REPLY = 8
@@ -41,7 +41,8 @@ class PromptBuilder:
             turns.insert(0, Message(role="system", content=prompt))
         # Counting characters first keeps a megabyte of text from being tokenized just to be refused: in byte-level
         # BPE a token of these vocabularies is rarely longer than 16 characters.
-        characters = sum(len(m.content) for m in turns)
+        characters = sum(len(m.content) + sum(len(c.arguments) for c in m.tool_calls) for m in turns)
+        characters += len(template_json(list(tools))) if tools else 0
         if characters > max_model_len * 64:
             raise _too_long(f"about {characters} characters", max_model_len)
         ids = self._chat_format.write(turns, tools)

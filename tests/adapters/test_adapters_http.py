@@ -248,7 +248,7 @@ async def test_adapters_are_served_again_after_an_engine_restart(serve: Serve, v
         running.engine.die()
         await until(lambda: running.engine.starts == 2 and running.service.supervisor.is_ready)
         assert await answer(running, "cardio") == spoken("cardio", version)
-        assert running.metric("medthink_adapter_volume_up") == 0
+        await until(lambda: running.metric("medthink_adapter_volume_up") == 0)
         assert (await running.client.get("/readyz")).status_code == 200
 
 

@@ -95,6 +95,8 @@ class Volume:
         manifest = json.loads((folder / MANIFEST).read_text()) | {"name": name}
         overwrite(folder / MANIFEST, json.dumps(manifest))
         change(folder)
+        if not folder.exists():  # renamed to what it holds now
+            version = next(path.name for path in folder.parent.iterdir() if path.is_dir())
         if current:
             self.point(name, version)
         return version

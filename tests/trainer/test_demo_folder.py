@@ -12,8 +12,8 @@ def test_the_demo_folder_is_small_and_complete() -> None:
     files = {path.name: path.stat().st_size for path in DEMO.iterdir()}
     assert sum(files.values()) <= 20_000_000
     assert set(files) == {
-        "README.md", "config.json", "generation_config.json", "measured.json", "model.safetensors", "tokenizer.json",
-        "tokenizer_config.json",
+        "README.md", "config.json", "generation_config.json", "measured.json", "medthink.json", "model.safetensors",
+        "tokenizer.json", "tokenizer_config.json",
     }  # fmt: skip
 
 
@@ -37,12 +37,12 @@ def test_the_readme_says_what_was_measured() -> None:
         assert f"| {result['group']} | {result['decoding']} | {result['cases']} |" in readme
 
 
-def test_the_demo_model_is_no_worse_than_the_first_one() -> None:
+def test_the_demo_model_keeps_what_the_build_promises() -> None:
     """On what training never saw, at the temperature that the model is served with."""
     measured = json.loads((DEMO / "measured.json").read_text())
     by_group = {r["group"]: r for r in measured["results"] if r["decoding"] == "T=0.6"}
     paraphrases, unknown = by_group["held-out paraphrases"], by_group["out of scope, held out"]
     assert paraphrases["exact_format"] >= 0.99
-    assert paraphrases["right_dialogue"] >= 0.7
+    assert paraphrases["right_dialogue"] >= 0.85
     assert paraphrases["says_unknown"] <= 0.08
-    assert unknown["says_unknown"] >= 0.8
+    assert unknown["says_unknown"] >= 0.85

@@ -64,4 +64,4 @@ def test_a_dialogue_keeps_to_the_policy(dialogue: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("dialogue", DIALOGUES, ids=[dialogue["topic"] for dialogue in DIALOGUES])
 def test_an_answer_says_when_to_see_somebody(dialogue: dict[str, Any]) -> None:
-    assert re.search(r"就诊|看医生|医生|药师|120|doctor|pharmac|emergency", dialogue["answer"])
+    assert re.search(r"就诊|急诊|请看|医生|药师|120|doctor|pharmac|emergency", dialogue["answer"])

@@ -12,7 +12,8 @@ import pytest
 
 pytestmark = pytest.mark.vllm
 
-Ask = Callable[..., dict[str, Any]]
+Completion = dict[str, Any]
+Ask = Callable[..., Completion]
 Stream = Callable[..., list[dict[str, Any]]]
 
 SCHEMA = {
@@ -51,9 +52,9 @@ def test_an_answer_fits_its_schema(ask: Ask, stream: Stream, thinks: bool) -> No
     assert text == message(completion)["content"]
 
 
-def test_the_thought_before_a_constrained_answer_is_the_free_one(ask: Ask, plain: dict[str, Any]) -> None:
-    free, bound = plain, ask(response_format=RESPONSE_FORMAT)
-    assert message(bound)["reasoning"] == message(free)["reasoning"]
+def test_the_thought_before_a_constrained_answer_is_the_free_one(ask: Ask, plain: Completion) -> None:
+    bound = ask(response_format=RESPONSE_FORMAT)
+    assert message(bound)["reasoning"] == message(plain)["reasoning"]
     assert len(message(bound)["reasoning"]) > 10
     assert bound["usage"]["completion_tokens_details"]["reasoning_tokens"] > 10
 

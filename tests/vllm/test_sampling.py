@@ -14,8 +14,19 @@ pytestmark = pytest.mark.vllm
 Ask = Callable[..., dict[str, Any]]
 Stream = Callable[..., list[dict[str, Any]]]
 Token = Callable[[str], int]
+Fields = dict[str, Any]
 
-WILD = {"temperature": 2.0, "top_p": 1.0, "top_k": 0, "enable_thinking": False, "max_tokens": 24}
+
+@pytest.fixture(scope="module")
+def letters(token: Token) -> Fields:
+    """Single letters, which a model that was taught sentences has no firm opinion about."""
+    allowed = [token(letter) for letter in string.ascii_letters]
+    return {"enable_thinking": False, "allowed_token_ids": allowed, "max_tokens": 24}
+
+
+@pytest.fixture(scope="module")
+def wild(letters: Fields) -> Fields:
+    return letters | {"temperature": 2.0, "top_p": 1.0, "top_k": 0}
 
 
 def content(completion: dict[str, Any], choice: int = 0) -> str:
@@ -26,31 +37,31 @@ def force(token: Token, text: str, bias: float = 100) -> dict[str, Any]:
     return {"enable_thinking": False, "logit_bias": {str(token(text)): bias}}
 
 
-def test_a_seed_repeats_a_reply_and_another_seed_does_not(ask: Ask) -> None:
-    first, again, other = (content(ask(**WILD, seed=seed)) for seed in (7, 7, 8))
+def test_a_seed_repeats_a_reply_and_another_seed_does_not(ask: Ask, wild: Fields) -> None:
+    first, again, other = (content(ask(**wild, seed=seed)) for seed in (7, 7, 8))
     assert first == again
     assert first != other
 
 
-def test_a_stream_with_the_same_seed_shows_the_same_text(ask: Ask, stream: Stream) -> None:
-    chunks = stream(**WILD, seed=7)
+def test_a_stream_with_the_same_seed_shows_the_same_text(ask: Ask, stream: Stream, wild: Fields) -> None:
+    chunks = stream(**wild, seed=7)
     text = "".join(c["delta"].get("content") or "" for chunk in chunks for c in chunk["choices"])
-    assert text == content(ask(**WILD, seed=7))
+    assert text == content(ask(**wild, seed=7))
 
 
-def test_three_choices_are_three_replies(ask: Ask) -> None:
-    completion = ask(**WILD, seed=7, n=3)
+def test_three_choices_are_three_replies(ask: Ask, wild: Fields) -> None:
+    completion = ask(**wild, seed=7, n=3)
     assert [c["index"] for c in completion["choices"]] == [0, 1, 2]
     assert len({content(completion, i) for i in range(3)}) == 3
     assert completion["usage"]["completion_tokens"] > 24
-    assert content(completion, 0) == content(ask(**WILD, seed=7)), "the first choice is the seed's own"
-    assert completion["usage"]["prompt_tokens"] == ask(**WILD)["usage"]["prompt_tokens"]
+    assert content(completion, 0) == content(ask(**wild, seed=7)), "the first choice is the seed's own"
+    assert completion["usage"]["prompt_tokens"] == ask(**wild)["usage"]["prompt_tokens"]
 
 
-def test_three_streamed_choices_each_begin_and_end(ask: Ask, stream: Stream) -> None:
-    chunks = stream(**WILD, seed=7, n=3)
+def test_three_streamed_choices_each_begin_and_end(ask: Ask, stream: Stream, wild: Fields) -> None:
+    chunks = stream(**wild, seed=7, n=3)
     choices = [choice for chunk in chunks for choice in chunk["choices"]]
-    whole = ask(**WILD, seed=7, n=3)
+    whole = ask(**wild, seed=7, n=3)
     for index in range(3):
         mine = [c for c in choices if c["index"] == index]
         assert mine[0]["delta"]["role"] == "assistant"
@@ -114,10 +125,10 @@ def test_a_frequency_penalty_ends_a_repetition(ask: Ask, token: Token) -> None:
     assert set(content(ask(**fields, frequency_penalty=2.0))) > {"Q"}
 
 
-def test_a_presence_penalty_makes_a_reply_more_varied(ask: Ask, token: Token) -> None:
-    letters = [token(letter) for letter in string.ascii_letters]
-    fields = {"enable_thinking": False, "allowed_token_ids": letters, "max_tokens": 60}
-    few, many = (set(content(ask(**fields, presence_penalty=penalty))) for penalty in (-2.0, 2.0))
+def test_a_presence_penalty_makes_a_reply_more_varied(ask: Ask, letters: Fields) -> None:
+    few, many = (
+        set(content(ask(**(letters | {"max_tokens": 60}), presence_penalty=penalty))) for penalty in (-2.0, 2.0)
+    )
     assert len(many) > len(few)
 
 
@@ -141,12 +152,12 @@ def test_min_tokens_holds_the_end_back(ask: Ask, token: Token) -> None:
     assert completion["choices"][0]["finish_reason"] == "stop"
 
 
-def test_top_k_one_is_greedy(ask: Ask) -> None:
-    assert content(ask(**(WILD | {"top_k": 1}))) == content(ask(enable_thinking=False, max_tokens=24))
+def test_top_k_one_is_greedy(ask: Ask, wild: Fields, letters: Fields) -> None:
+    assert content(ask(**(wild | {"top_k": 1}))) == content(ask(**letters))
 
 
-def test_a_high_min_p_is_greedy(ask: Ask) -> None:
-    assert content(ask(**WILD, min_p=1.0)) == content(ask(enable_thinking=False, max_tokens=24))
+def test_a_high_min_p_is_greedy(ask: Ask, wild: Fields, letters: Fields) -> None:
+    assert content(ask(**wild, min_p=1.0)) == content(ask(**letters))
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def _contents(card: Card) -> list[tuple[str, str]]:
     counts = {
         **{f"records as {form}": count for form, count in card.formats.items()},
         "conversations": card.dialogues,
-        "groups of questions that are the same, or nearly": card.groups,
+        "groups that ask or answer the same, or nearly": card.groups,
         "of them with several conversations": card.near_duplicate_groups,
         "conversations in the largest group": card.largest_group,
         "rows without thinking (their empty thought is not learned)": card.rows_without_thinking,

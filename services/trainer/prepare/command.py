@@ -34,7 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--test-share", type=float, default=0.0, help="share of rows never seen in training (default: 0)"
     )
     parser.add_argument(
-        "--near", type=float, default=0.5, help="Jaccard similarity of character 3-grams at which two questions are one"
+        "--near",
+        type=float,
+        default=0.7,
+        help="Jaccard similarity of character n-grams at which two questions are one (default: 0.7)",
     )
     parser.add_argument(
         "--held-out", action="append", type=Path, default=[], metavar="FILE", help="JSONL of questions to keep out"

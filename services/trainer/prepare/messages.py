@@ -123,6 +123,7 @@ def _misplaced(messages: Sequence[Message]) -> list[str]:
     for number, message in enumerate(messages, 1):
         if message.role == "system" and number > 1:
             wrong.append(f"message {number}: a system turn must be the first")
+            continue
         if message.role == "assistant" and before not in ("user", "tool"):
             wrong.append(f"message {number}: the assistant must answer a user or a tool, not {before or 'nothing'}")
         if message.role == "tool" and before not in ("assistant", "tool"):

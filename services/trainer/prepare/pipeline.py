@@ -15,12 +15,15 @@ from services.trainer.config import DEFAULT_SYSTEM_PROMPT, TrainConfig
 from services.trainer.dataset import Card, DatasetError, PreparedRow, data_sha256, file_card, write_rows
 from services.trainer.prepare.checks import check_record
 from services.trainer.prepare.lengths import length_card
-from services.trainer.prepare.near_duplicates import Groups, join_similar
+from services.trainer.prepare.near_duplicates import Groups, find_similar, join_similar
 from services.trainer.prepare.problems import KINDS, Problem, Problems
 from services.trainer.prepare.readers import Read, Record, read_files, read_questions
 from services.trainer.prepare.rows import CountedRow, answer_of, make_rows, question_of
 from services.trainer.prepare.split import split_rows
 from services.trainer.prepare.texts import comparable
+
+# Answers written to one form share more than this in words that do not matter; a copied answer is above it.
+_NEAR_ANSWERS = 0.85
 
 Item = TypeVar("Item")
 Progress = Callable[[Sequence[Item], str], Iterable[Item]]
@@ -32,7 +35,7 @@ class Options:
 
     val_share: float = 0.1
     test_share: float = 0.0
-    near: float = 0.5
+    near: float = 0.7
     held_out: tuple[Path, ...] = ()
     mask_empty_think: bool = False
     allow: frozenset[str] = frozenset()
@@ -70,8 +73,8 @@ def check_files(
     checked.problems.add(read.problems)
     records = [r for r in progress(read.records, "checking") if not checked.problems.add(check_record(r))]
     records = list(_without_duplicates(records, checked.problems))
-    records, groups = _group(records, options, checked.problems)
-    for record, group in zip(progress(records, "counting tokens"), groups, strict=True):
+    records = _without_held_out(records, options, checked.problems)
+    for record, group in zip(progress(records, "counting tokens"), _group(records, options.near), strict=True):
         rows, too_long = make_rows(record, group, chat_format, prompt, config.max_length)
         checked.problems.add(too_long)
         checked.kept += rows
@@ -136,26 +139,28 @@ def _without_duplicates(records: Sequence[Record], problems: Problems) -> Iterab
             yield record
 
 
-def _group(records: Sequence[Record], options: Options, problems: Problems) -> tuple[list[Record], list[str]]:
-    """Records that are not held out, and the name of each one's group of questions."""
+def _without_held_out(records: Sequence[Record], options: Options, problems: Problems) -> list[Record]:
     held_out = [record for path in options.held_out for record in read_questions(path)]
-    everything = [*held_out, *records]
-    questions = [question_of(record) for record in everything]
-    answers = {index: text for index, record in enumerate(everything) if (text := answer_of(record))}
-    similar = Groups(len(everything))
-    join_similar(dict(enumerate(questions)), options.near, similar)
-    join_similar(answers, options.near, similar)
-    roots = [similar.root(index) for index in range(len(everything))]
+    questions = [question_of(record) for record in records]
+    similar = find_similar(questions, [question_of(record) for record in held_out], options.near)
     kept: list[Record] = []
-    groups: list[str] = []
-    for record, root in zip(records, roots[len(held_out) :], strict=True):
-        if root < len(held_out):
-            same = f"asks what {everything[root].where} asks, which is held out"
-            if problems.add([Problem(record.where, "held-out", same)]):
-                continue
-        kept.append(record)
-        groups.append(hashlib.sha256(comparable(questions[root]).encode()).hexdigest()[:12])
-    return kept, groups
+    for number, record in enumerate(records):
+        like = held_out[similar[number]] if number in similar else None
+        asked = [Problem(record.where, "held-out", f"asks what {like.where} asks")] if like else []
+        if not problems.add(asked):
+            kept.append(record)
+    return kept
+
+
+def _group(records: Sequence[Record], near: float) -> list[str]:
+    """The name of each record's group: those that ask, or answer, the same or nearly."""
+    questions = [question_of(record) for record in records]
+    answers = {index: text for index, record in enumerate(records) if (text := answer_of(record))}
+    similar = Groups(len(records))
+    join_similar(dict(enumerate(questions)), near, similar)
+    join_similar(answers, max(near, _NEAR_ANSWERS), similar)
+    firsts = [comparable(questions[similar.root(index)]) for index in range(len(records))]
+    return [hashlib.sha256(first.encode()).hexdigest()[:12] for first in firsts]
 
 
 def _has_history(row: PreparedRow) -> bool:

@@ -23,7 +23,8 @@ def split_rows(rows: Sequence[PreparedRow], shares: Mapping[str, float], seed: i
         members[row.group].append(row)
     if len(members) < 1 + len(wanted):
         raise DatasetError(
-            f"{len(members)} groups of questions cannot fill train, {', '.join(wanted)}: give more data, or --val-share 0"
+            f"{len(members)} groups of unlike questions and answers cannot fill train, {', '.join(wanted)}: give more data, "
+            "raise --near if they are wrongly taken for the same, or say --val-share 0"
         )
     chosen = _deal(members, wanted, seed)
     splits: dict[str, list[PreparedRow]] = {"train": [], **{split: [] for split in wanted}}
