@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv/bin
 
-.PHONY: help serve test test-fast check format install demo-model bench
+.PHONY: help serve test test-fast check format install demo-model train-demo bench
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -19,7 +19,7 @@ test: ## every test that this machine can run
 	@$(VENV)/python -m ruff check .
 	@$(VENV)/python -m ruff format --check .
 	@$(VENV)/python -m mypy
-	@$(VENV)/python -m pytest
+	@OMP_NUM_THREADS=1 $(VENV)/python -m pytest
 
 test-fast: ## the tests that need neither torch nor an engine (seconds)
 	@$(PYTHON) deploy/install.py --group test
@@ -39,6 +39,10 @@ format: ## put the code into its form
 demo-model: ## trains deploy/demo again and measures it (minutes on a GPU, hours without)
 	@$(PYTHON) deploy/install.py --group test
 	@$(VENV)/python -m services.trainer demo --out deploy/demo
+
+train-demo: ## the training loop on the example set: prepare, plan, train, publish; a running `make serve` serves it
+	@$(PYTHON) deploy/install.py --group test
+	@$(VENV)/python -m services.trainer train-demo --url http://127.0.0.1:$(or $(PORT),$(MEDTHINK_PORT),8000)
 
 bench: ## the demo model here and under vLLM's own server, side by side
 	@$(PYTHON) deploy/install.py --group test

@@ -146,7 +146,7 @@ class ChatFormat:
             raise ChatFormatError(f"cannot read {path}: {error}") from error
         try:
             plain = from_json(json.dumps({**spec, "added_tokens": []}, ensure_ascii=False))
-        except Exception as error:  # noqa: BLE001  the tokenizers library raises plain Exception
+        except Exception as error:
             raise ChatFormatError(f"{path} is no tokenizer: {str(error).splitlines()[0][:200]}") from error
         digest = hashlib.sha256((FORMAT_VERSION + text).encode()).hexdigest()
         return cls(plain, control, digest)

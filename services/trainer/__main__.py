@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+from services.trainer import train_demo
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -19,9 +23,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
+# In the order in which data meets them: module under services.trainer, and what it is for.
+COMMANDS = {
+    "prepare": "check dialogues, split them, write the data set and its card",
+    "plan": "say before training whether it fits, what it takes, and what to change if not",
+    "train": "LoRA or full fine-tuning",
+    "publish": "check an adapter and make it the current version on the shared volume",
+    "rollback": "point back to an earlier version",
+}
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m services.trainer", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, purpose in COMMANDS.items():
+        module = importlib.import_module(f"services.trainer.{name}")
+        command = commands.add_parser(name, help=purpose, description=module.__doc__)
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
+    loop = commands.add_parser("train-demo", help="the whole loop on the example set, against a running server")
+    train_demo.add_arguments(loop)
+    loop.set_defaults(run=lambda options: train_demo.run(options, main))
+    _add_demo(commands)
+    return parser
+
+
+def _add_demo(commands: Any) -> None:
     demo = commands.add_parser("demo", help="make the demo model from the dialogues in services/trainer/demo/dialogues")
     demo.add_argument("--out", type=Path, default=Path("deploy/demo"), help="model directory (default: %(default)s)")
     demo.add_argument("--epochs", type=int, help="0 writes an untrained model")
@@ -33,7 +60,6 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--no-measure", action="store_true", help="only train and write")
     demo.add_argument("--measure-only", action="store_true", help="measure the model in --out and change nothing")
     demo.set_defaults(run=_demo)
-    return parser
 
 
 def _demo(options: argparse.Namespace) -> int:

@@ -14,16 +14,14 @@ import torch
 from torch.nn import functional
 from transformers import AttentionInterface
 
+from services.trainer.errors import TrainError
+
 PREFIX = "medthink_"
 FLASH, VARLEN, SDPA = "flash_attention_2", "varlen", "sdpa"
 
 
-class AttentionError(ValueError):
-    """An attention implementation that this machine does not have."""
-
-
 def choose(setting: str, device: str, dtype: torch.dtype) -> str:
-    """`setting` with auto resolved. Raises `AttentionError` for one that cannot work with this device and type."""
+    """`setting` with auto resolved. Raises `TrainError` for one that cannot work with this device and type."""
     if setting == SDPA:
         return SDPA
     has_kernels = device == "cuda" and dtype != torch.float32 and torch.cuda.get_device_capability() >= (8, 0)
@@ -32,11 +30,11 @@ def choose(setting: str, device: str, dtype: torch.dtype) -> str:
     if setting == "auto":
         return SDPA if not has_kernels else FLASH if has_flash else VARLEN if has_varlen else SDPA
     if not has_kernels:
-        raise AttentionError(f"attention {setting} needs bf16 on a GPU of compute capability 8.0 or more: say auto")
+        raise TrainError(f"attention {setting} needs bf16 on a GPU of compute capability 8.0 or more: say auto")
     if setting == FLASH and not has_flash:
-        raise AttentionError("attention flash_attention_2 needs the package flash-attn: install it, or say auto")
+        raise TrainError("attention flash_attention_2 needs the package flash-attn: install it, or say auto")
     if setting == VARLEN and not has_varlen:
-        raise AttentionError(f"attention varlen is not in torch {torch.__version__}: say auto")
+        raise TrainError(f"attention varlen is not in torch {torch.__version__}: say auto")
     return setting
 
 
@@ -81,20 +79,17 @@ def _flash(_module: Any, query: Any, key: Any, value: Any, _mask: None, scaling:
 def _varlen(_module: Any, query: Any, key: Any, value: Any, _mask: None, scaling: float, **borders: Any) -> Any:
     from torch.nn.attention.varlen import varlen_attn
 
-    q, k, v, ends, longest = _in_one(query, key, value, borders)
-    output = varlen_attn(q, k, v, ends, ends, longest, longest, **_varlen_options(scaling))
-    return output.view(query.shape[0], query.shape[2], *output.shape[1:]), None
-
-
-def _varlen_options(scaling: float) -> dict[str, Any]:
-    """torch 2.10 says `is_causal`, later ones a window; grouped heads need a word since 2.12."""
-    from torch.nn.attention.varlen import varlen_attn
-
     known = inspect.signature(varlen_attn).parameters
-    options = {"scale": scaling, "enable_gqa": True, "window_size": (-1, 0)}
-    if "window_size" not in known:
-        options["is_causal"] = True
-    return {name: value for name, value in options.items() if name in known or name == "is_causal"}
+    options: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}  # torch 2.10
+    if "scale" in known:  # else it is 1 / sqrt(size), which is Qwen3's
+        options["scale"] = scaling
+    q, k, v, ends, longest = _in_one(query, key, value, borders)
+    if "enable_gqa" in known:
+        options["enable_gqa"] = True
+    else:  # before torch 2.12
+        k, v = (tensor.repeat_interleave(q.shape[1] // tensor.shape[1], dim=1) for tensor in (k, v))
+    output = varlen_attn(q, k, v, ends, ends, longest, longest, **options)
+    return output.view(query.shape[0], query.shape[2], *output.shape[1:]), None
 
 
 def _in_one(query: Any, key: Any, value: Any, borders: dict[str, Any]) -> tuple[Any, Any, Any, Any, int]:

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 from transformers import TrainerCallback
 
+from services.trainer.errors import TrainError
 from services.trainer.packing import Schedule
 
 METRIC = "eval_answer_loss"
-
-
-class TrainingError(ValueError):
-    """Training cannot go on; the message names the cause and the next step."""
 
 
 def has_converged(history: list[dict[str, Any]], patience: int) -> bool:
@@ -43,9 +42,15 @@ class Pace(TrainerCallback):  # type: ignore[misc]  # transformers is untyped he
         self.pauses = {*every, schedule.steps}
         self.told_to_stop: int | None = None
 
-    def listen(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._note)
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """While training; afterwards the signals do what they did before."""
+        before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def _note(self, number: int, _frame: Any) -> None:
         if self.told_to_stop is not None:  # a second time: at once
@@ -74,7 +79,7 @@ class MetricsFile(TrainerCallback):  # type: ignore[misc]  # transformers is unt
     def on_log(self, _args: Any, state: Any, _control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         loss = (logs or {}).get("loss", 0.0)
         if not math.isfinite(loss):
-            raise TrainingError(
+            raise TrainError(
                 f"the loss of step {state.global_step} is {loss}: lower learning_rate, or look for a broken base model"
             )
         if state.is_world_process_zero and logs:

@@ -5,10 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,30 +13,24 @@ import transformers
 from safetensors import SafetensorError
 from transformers import TrainingArguments
 
-
 from services.trainer import checkpoint
-from services.trainer.base_model import base_id
 from services.trainer.callbacks import METRIC, MetricsFile, Pace, ProgressLine, has_converged
 from services.trainer.config import TrainConfig
-from services.trainer.export import export_adapter, export_model
+from services.trainer.errors import TrainError
 from services.trainer.model import Counts, attach, autocasts, count_parameters, load_base
 from services.trainer.optimizer import StochasticAdamW
 from services.trainer.packing import Schedule, make_schedule
 from services.trainer.rows import supervised_tokens
+from services.trainer.run_files import RunFiles
 from services.trainer.run_record import (
     CHECKPOINTS,
-    CONFIG,
     METRICS,
-    TRAINER_VERSION,
-    git_commit,
     is_first_process,
     processes,
-    versions,
-    write_record,
 )
 from services.trainer.sharding import shard
 from services.trainer.supervised import SupervisedTrainer
-from services.trainer.train import Job, TrainError
+from services.trainer.train import Job
 
 TOLD_TO_STOP = 3
 
@@ -64,20 +55,18 @@ def fit(job: Job) -> int:
         counts = count_parameters(model)
         _announce(job, schedule, counts, device)
         trainer = _make_trainer(job, schedule, model, arguments, pace)
-        record = _Record(job, counts, schedule, device)
+        record = RunFiles(job, counts, schedule, device)
         if is_first_process():
             record.begin()
-        if processes() == 1:
-            pace.listen()
-        state = _train(job, trainer, schedule)
+        with pace.listening() if processes() == 1 else contextlib.nullcontext():
+            state = _train(job, trainer, schedule)
         if is_first_process():
             record.end(state, pace.told_to_stop is not None)
     return TOLD_TO_STOP if pace.told_to_stop is not None else 0
 
 
 def pick_device(setting: str) -> str:
-    if setting == "cuda" and not torch.cuda.is_available():
-        raise TrainError("device is cuda but torch sees no GPU: say device=auto, or mend the driver")
+    """`cuda` or `cpu`; that a GPU is there where one is asked for, the planner has seen."""
     return ("cuda" if torch.cuda.is_available() else "cpu") if setting == "auto" else setting
 
 
@@ -186,89 +175,11 @@ def _announce(job: Job, schedule: Schedule, counts: Counts, device: str) -> None
     ]
     if not job.eval_rows:
         lines.append("no held-out rows: the last checkpoint is kept, not the best; give `prepare` a share for them")
-    if schedule.epoch_ends[0] < 4:
+    if schedule.epoch_ends[0] < 4 and job.config.max_steps is None:
         lines.append(
-            f"an epoch is {schedule.epoch_ends[0]} steps: lower batch_tokens or gradient_accumulation to learn in more"
+            f"optimizer steps in an epoch: {schedule.epoch_ends[0]}. Lower batch_tokens or gradient_accumulation for more"
         )
     print("\n".join(lines), file=sys.stderr, flush=True)
-
-
-@dataclass
-class _Record:
-    """run.json, at the begin and at the end."""
-
-    job: Job
-    counts: Counts
-    schedule: Schedule
-    device: str
-    began: float = 0.0
-
-    def begin(self) -> None:
-        self.began = time.time()
-        out = self.job.config.out
-        (out / CONFIG).write_text(self.job.config.as_yaml(), encoding="utf-8")
-        write_record(out, self._common() | {"status": "running"})
-
-    def end(self, state: Any, told_to_stop: bool) -> None:
-        """Exports, unless the run was told to stop before its end."""
-        config, out = self.job.config, self.job.config.out
-        best = state.best_global_step or state.global_step
-        metrics = _metrics(state, best)
-        if told_to_stop:
-            write_record(out, self._common() | {"status": "stopped", "metrics": metrics})
-            print(f"stopped after step {state.global_step}: go on with --resume", file=sys.stderr)
-            return
-        folder = out / CHECKPOINTS / f"checkpoint-{best}"
-        if not folder.is_dir() and self.job.resume is not None:
-            folder = self.job.resume.parent / folder.name
-        if config.method == "lora":
-            result = export_adapter(folder, out, base_id(config.base), self.job.base_config)
-        else:
-            result = export_model(folder, out, config.base, self.job.base_config)
-        status = "finished" if state.global_step >= self.schedule.steps else "converged"
-        write_record(out, self._common() | {"status": status, "result": result.name, "metrics": metrics})
-        print(f"{status} after step {state.global_step}; step {best} is in {result}", file=sys.stderr)
-
-    def _common(self) -> dict[str, Any]:
-        job, config = self.job, self.job.config
-        inputs = ("data_sha256", "base_config_sha256", "chat_format_sha256")
-        return {
-            "schema_version": 1,
-            "trainer_version": TRAINER_VERSION,
-            "base": base_id(config.base),
-            **{name: job.inputs[name] for name in inputs},
-            "system_prompt": job.system_prompt,
-            "config": config.as_dict(),
-            "config_sha256": config.sha256(),
-            "seed": config.seed,
-            "trainable_parameters": self.counts.trainable,
-            "parameters": self.counts.total,
-            "rows": len(job.rows),
-            "eval_rows": len(job.eval_rows),
-            "tokens": sum(map(len, job.rows)),
-            "supervised_tokens": supervised_tokens(job.rows),
-            "steps": self.schedule.steps,
-            "gradient_checkpointing": job.gradient_checkpointing,
-            "processes": processes(),
-            "device": torch.cuda.get_device_name() if self.device == "cuda" else "cpu",
-            "versions": versions(),
-            "git_commit": git_commit(),
-            "began": self.began,
-            "seconds": round(time.time() - self.began, 1),
-        }
-
-
-def _metrics(state: Any, best: int) -> dict[str, Any]:
-    """The losses that were measured before training and at the step that is kept; lines of metrics.jsonl have all."""
-    history = [entry for entry in state.log_history if METRIC in entry]
-    names = ("eval_loss", "eval_think_loss", METRIC)
-    metrics: dict[str, Any] = {"steps": state.global_step, "best_step": best}
-    for entry in history:
-        if entry["step"] == 0:
-            metrics |= {f"{name}_before": entry[name] for name in names if name in entry}
-        if entry["step"] == best:
-            metrics |= {name: entry[name] for name in names if name in entry}
-    return metrics
 
 
 @contextlib.contextmanager
@@ -281,7 +192,9 @@ def _one_line_errors(config: TrainConfig) -> Iterator[None]:
             "the GPU's memory is full: lower batch_tokens, or set gradient_checkpointing=on, and ask `plan` first"
         ) from error
     except OSError as error:
-        raise TrainError(f"cannot write to {config.out} ({error.strerror or error}): free some space, then --resume") from error
+        raise TrainError(
+            f"cannot write to {config.out} ({error.strerror or error}): free some space, then --resume"
+        ) from error
     except (SafetensorError, RuntimeError) as error:
         text = str(error).splitlines()[0] if str(error) else type(error).__name__
         if isinstance(error, SafetensorError) or "PytorchStreamWriter" in text or "unexpected pos" in text:

@@ -33,7 +33,7 @@ def supervised_cross_entropy(
     return total, losses
 
 
-class _SupervisedCrossEntropy(torch.autograd.Function):
+class _SupervisedCrossEntropy(torch.autograd.Function):  # type: ignore[misc]  # torch is untyped here
     """d loss_i / d logits_i = softmax(logits_i) - onehot(target_i), so the gradient is ready when the loss is."""
 
     @staticmethod

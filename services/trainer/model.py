@@ -17,7 +17,7 @@ from services.trainer.loss import supervised_cross_entropy
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
-class LossHead(torch.nn.Linear):
+class LossHead(torch.nn.Linear):  # type: ignore[misc]  # torch is untyped here
     """An LM head that gives the loss where it gets targets.
 
     As the module's own forward pass, so that FSDP has its weight together when it is used.
@@ -82,7 +82,7 @@ def count_parameters(model: Any) -> Counts:
 
 
 def load_base(config: TrainConfig, device: str) -> Any:
-    """The base in the type that it trains in, on the CPU. Raises `ModelError` and `AttentionError`."""
+    """The base in the type that it trains in, on the CPU. Raises `ModelError` and `TrainError`."""
     check_base(config.base)
     dtype = DTYPES[config.precision if config.method == "lora" else config.weights_dtype]
     chosen = attention.choose(config.attention, device, DTYPES[config.precision])

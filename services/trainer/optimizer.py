@@ -15,7 +15,7 @@ import torch
 _PIECE = 1 << 24  # elements that are in fp32 at one time; a whole embedding would be 1.2 GB, several times over
 
 
-class StochasticAdamW(torch.optim.Optimizer):
+class StochasticAdamW(torch.optim.Optimizer):  # type: ignore[misc]  # torch is untyped here
     """AdamW (Loshchilov and Hutter 2019, algorithm 2) with its state in the parameters' type.
 
     Rounding draws from torch's global generator of the parameter's device: a resumed run that restores it draws the same.
@@ -31,7 +31,7 @@ class StochasticAdamW(torch.optim.Optimizer):
     ) -> None:
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
-    @torch.no_grad()
+    @torch.no_grad()  # type: ignore[untyped-decorator]
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = None
         if closure is not None:
@@ -69,8 +69,8 @@ def _update_piece(
     m = mean.float().lerp_(g, 1 - beta1)
     v = square.float().mul_(beta2).addcmul_(g, g, value=1 - beta2)
     mean.copy_(m)  # moves by a tenth of its error a step, which rounding to nearest does not hide
+    denominator = (v / (1 - beta2**step)).sqrt_().add_(group["eps"])
     copy_stochastically(square, v)
-    denominator = v.div_(1 - beta2**step).sqrt_().add_(group["eps"])
     w = weight.float().mul_(1 - group["lr"] * group["weight_decay"])
     w.addcdiv_(m, denominator, value=-group["lr"] / (1 - beta1**step))
     copy_stochastically(weight, w)

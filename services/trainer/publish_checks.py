@@ -10,10 +10,12 @@ from services.contract.adapter_files import AdapterError, read_json, read_tensor
 from services.contract.adapter_fit import check_options, check_tensors, module_sizes
 from services.contract.adapter_manifest import CONFIG, CONTENT, WEIGHTS, BaseRecord, Details, check_name, config_sha256
 from services.contract.chat_format import ChatFormat, ChatFormatError
+from services.trainer.base_model import base_id
 from services.trainer.publish_weights import check_finite, check_trained
 
 RECORD = "run.json"
 SERVED_NAME = "Qwen3-1.7B"  # the server always answers to it with the base model
+_UNFINISHED = ("running", "stopped")  # an adapter beside it is of an earlier end, and the record does not describe it
 _INSIDE_A_RUN = ("", "adapter", "best", "final", "model")
 
 
@@ -28,7 +30,7 @@ class Base:
     @property
     def record(self) -> BaseRecord:
         return BaseRecord(
-            id=self.folder.resolve().name,
+            id=base_id(self.folder),
             config_sha256=config_sha256(self.config),
             chat_format_sha256=self.chat_format.digest,
         )
@@ -38,6 +40,8 @@ class Base:
 class RunRecord:
     """What `train` wrote down, as far as publishing needs it; `None` for what it did not."""
 
+    status: str | None = None
+    base: str | None = None
     base_config_sha256: str | None = None
     chat_format_sha256: str | None = None
     data_sha256: str | None = None
@@ -47,7 +51,7 @@ class RunRecord:
 
     def details(self, base: Base) -> Details:
         return Details(
-            base=base.record,
+            base=base.record.model_copy(update={"id": self.base or base.record.id}),
             data_sha256=self.data_sha256,
             system_prompt=self.system_prompt,
             metrics=self.metrics,
@@ -72,8 +76,6 @@ def read_base(folder: Path) -> Base:
         return Base(folder, config, ChatFormat.load(folder, Tokenizer.from_str))
     except ChatFormatError as error:
         raise AdapterError(f"{error}: give --base a folder with Qwen3's tokenizer.json") from error
-    except Exception as error:  # what the tokenizers library raises for a file that it cannot use
-        raise AdapterError(f"{folder / 'tokenizer.json'} is no tokenizer: {_line(error)}") from error
 
 
 def find_result(run: Path, marker: str) -> Path:
@@ -111,6 +113,8 @@ def read_record(folder: Path) -> RunRecord | None:
 def check_record(record: RunRecord | None, base: Base, unrecorded: bool) -> RunRecord:
     """Raises `AdapterError` unless the run was made on this base and with its tokenizer, as far as anybody can know."""
     record = record or RunRecord()
+    if record.status in _UNFINISHED and not unrecorded:
+        raise AdapterError(f"the run is {record.status}, not finished: go on with train --resume, then publish")
     ours = base.record
     for what, recorded, found in (
         ("base model", record.base_config_sha256, ours.config_sha256),
@@ -154,6 +158,8 @@ def _parse_record(written: dict[str, Any]) -> RunRecord:
 
     metrics = written.get("metrics")
     return RunRecord(
+        status=text("status"),
+        base=name if isinstance(name := written.get("base"), str) else None,
         base_config_sha256=text("base_config_sha256"),
         chat_format_sha256=text("chat_format_sha256"),
         data_sha256=text("data_sha256"),
@@ -161,7 +167,3 @@ def _parse_record(written: dict[str, Any]) -> RunRecord:
         trainer_version=text("trainer_version") or text("git") or "",
         metrics=metrics if isinstance(metrics, dict) else {},
     )
-
-
-def _line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

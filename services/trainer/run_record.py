@@ -39,7 +39,9 @@ def processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def run_inputs(config: TrainConfig, base_config: Mapping[str, Any], data_sha256: str, chat_format: str) -> dict[str, Any]:
+def run_inputs(
+    config: TrainConfig, base_config: Mapping[str, Any], data_sha256: str, chat_format: str
+) -> dict[str, Any]:
     """All that decides what is learned. Two runs with equal inputs, on one kind of machine, learn the same."""
     settings = {name: value for name, value in config.as_dict().items() if name not in _FREE}
     return settings | {

@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from services.trainer.saved_weights import MODEL_WEIGHTS, read_tensors_of
 
 
-class Sharded(torch.nn.Module):
+class Sharded(torch.nn.Module):  # type: ignore[misc]  # torch is untyped here
     """The sharded model in another object, so that Trainer takes it as wrapped already."""
 
     def __init__(self, module: Any) -> None:
@@ -52,7 +52,7 @@ def gather(model: Any, keep: bool) -> dict[str, torch.Tensor]:
     return whole
 
 
-@torch.no_grad()
+@torch.no_grad()  # type: ignore[untyped-decorator]
 def scatter(model: Any, folder: Path) -> None:
     """Puts a checkpoint's whole tensors into this process's parts."""
     tensors = read_tensors_of(model, folder, MODEL_WEIGHTS)

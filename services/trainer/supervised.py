@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +20,14 @@ from transformers import Trainer
 
 from services.trainer import checkpoint, sharding
 from services.trainer.batch import RowTensors, make_batch, row_tensors
+from services.trainer.loss_sums import LossSums
 from services.trainer.packing import Pack, Schedule, evaluation_packs
 from services.trainer.rows import TrainingRow
 from services.trainer.saved_weights import read_weights, trained_weights
 from services.trainer.sharding import Sharded
 
-EVAL_METRIC = "eval_answer_loss"
 
-
-class PackedRows(Dataset[list[RowTensors]]):
+class PackedRows(Dataset):  # type: ignore[misc]  # torch is untyped here
     """Rows by pack."""
 
     def __init__(self, rows: Sequence[TrainingRow]) -> None:
@@ -40,30 +38,6 @@ class PackedRows(Dataset[list[RowTensors]]):
 
     def __getitem__(self, pack: Pack) -> list[RowTensors]:
         return [self.rows[i] for i in pack]
-
-
-class LossSums:
-    """Sums and numbers of losses, for thinking and answers; stays on the device until it is read."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.sums = torch.zeros(5, dtype=torch.float64, device=device)  # think, its tokens, answer, its tokens, weighted
-
-    def add(self, losses: torch.Tensor, batch: dict[str, Any]) -> None:
-        answer, weights = batch["is_answer"].double(), batch["weights"].double()
-        losses = losses.double()
-        think = 1 - answer
-        parts = ((losses * think).sum(), think.sum(), (losses * answer).sum(), answer.sum(), (losses * weights).sum())
-        self.sums += torch.stack(parts)
-
-    def means(self, gathered: torch.Tensor, think_weight: float) -> dict[str, float]:
-        """Means a token; a part without tokens is left out."""
-        think, thinks, answer, answers, weighted = gathered.tolist()
-        means = {"loss": weighted / max(think_weight * thinks + answers, 1e-9)}
-        if thinks:
-            means["think_loss"] = think / thinks
-        if answers:
-            means["answer_loss"] = answer / answers
-        return means
 
 
 class SupervisedTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
@@ -124,7 +98,7 @@ class SupervisedTrainer(Trainer):  # type: ignore[misc]  # transformers is untyp
 
     # Loss
 
-    def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> AbstractContextManager[Any]:
+    def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> Any:
         device = self.args.device.type
         return torch.autocast(device, dtype=torch.bfloat16, enabled=self._autocast, cache_enabled=cache_enabled)
 
@@ -168,7 +142,7 @@ class SupervisedTrainer(Trainer):  # type: ignore[misc]  # transformers is untyp
         means = sums.means(self.accelerator.reduce(sums.sums, reduction="sum"), self._think_weight)
         metrics = {f"eval_{name}": value for name, value in means.items()}
         self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     # Sharding

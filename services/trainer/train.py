@@ -20,16 +20,14 @@ from services.trainer.base_model import ModelError, check_base
 from services.trainer.checkpoint import CheckpointError
 from services.trainer.config import ConfigError, TrainConfig, read_config
 from services.trainer.dataset import DatasetError, Prepared, read_prepared
+from services.trainer.device_memory import DeviceError
+from services.trainer.errors import TrainError
 from services.trainer.rows import TrainingRow, check_tokenizer, load_chat_format, training_rows
 from services.trainer.run_record import ADAPTER, CHECKPOINTS, METRICS, MODEL, RECORD, is_first_process, run_inputs
 
-ERRORS = (AdapterError, CheckpointError, ConfigError, DatasetError, ModelError)
+ERRORS = (AdapterError, CheckpointError, ConfigError, DatasetError, DeviceError, ModelError, TrainError)
 LATEST = Path()
 _PACKAGES = {"tensorboard": "tensorboard", "swanlab": "swanlab"}
-
-
-class TrainError(ValueError):
-    """A run that cannot begin or go on; the message names the cause and the next step."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,9 @@ class Job:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, help="YAML file of settings (default: none, only defaults)")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="one setting; wins over --config")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="one setting; wins over --config"
+    )
     parser.add_argument(
         "--resume", nargs="?", type=Path, const=LATEST, metavar="CHECKPOINT",
         help="go on from this checkpoint, or from the run's latest complete one",
@@ -64,17 +64,22 @@ def run(options: argparse.Namespace) -> int:
     """0, or 1 with one line for what is wrong; 3 when it was told to stop and can be resumed."""
     try:
         job = prepare_job(read_config(options.config, options.set), options.resume)
-        from services.trainer.loop import fit
-
-        return fit(job)
-    except (*ERRORS, TrainError) as error:
-        if is_first_process():
+    except ERRORS as error:
+        if is_first_process():  # all find the same
             print(f"train: {error}", file=sys.stderr)
+        return 1
+    from services.trainer.loop import fit
+
+    try:
+        return fit(job)
+    except ERRORS as error:
+        where = "" if is_first_process() else f"process {os.environ['RANK']}: "
+        print(f"train: {where}{error}", file=sys.stderr)
         return 1
 
 
 def prepare_job(config: TrainConfig, resume: Path | None) -> Job:
-    """Raises one of `ERRORS` or `TrainError` for whatever would make the run fail later."""
+    """Raises one of `ERRORS` for whatever would make the run fail later."""
     base_config = check_base(config.base)
     chat_format = load_chat_format(config.base)
     data = read_prepared(config.data)
@@ -101,15 +106,18 @@ def _check_reporters(config: TrainConfig) -> None:
 
 def _check_plan(config: TrainConfig) -> bool:
     """Whether to recompute activations. Raises `TrainError` with the planner's advice when the run cannot fit."""
-    try:
-        from services.trainer.plan import plan
-    except ModuleNotFoundError:
-        return config.gradient_checkpointing == "on"
+    from services.trainer.plan import plan
 
     verdict = plan(config)
     if not verdict.fits:
         raise TrainError(f"this run does not fit: {verdict.advice}")
-    return bool(verdict.gradient_checkpointing)
+    if verdict.disk_needed > verdict.disk_free:
+        needed, free = verdict.disk_needed / 1e9, verdict.disk_free / 1e9
+        raise TrainError(
+            f"checkpoints and result need {needed:.1f} GB and {config.out} has {free:.1f} GB left: free some, "
+            "set out to another disk, or keep_checkpoints lower"
+        )
+    return verdict.gradient_checkpointing
 
 
 def _open_run(config: TrainConfig, resume: Path | None, inputs: dict[str, Any]) -> Path | None:

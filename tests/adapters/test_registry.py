@@ -92,6 +92,39 @@ async def test_a_retired_version_that_is_pinned_again_is_not_loaded_twice(side: 
     assert side.engine.loads.count(f"cardio@{old}") == 1
 
 
+async def test_a_request_that_comes_as_the_last_one_leaves_keeps_the_version_loaded(
+    make_side: Callable[..., Side], pen: Pen
+) -> None:
+    side = make_side(most_loaded=2, adapter_s=0.01)
+    await side.engine.start()
+    old = await publish(side, "cardio", 1)
+    for n in (2, 3):
+        await publish(side, f"other{n}", n)
+    assert f"cardio@{old}" not in side.loaded()
+    new = side.volume.publish("cardio", 4)
+    await side.registry.load("cardio", new)
+    release = asyncio.Event()
+
+    async def hold(model: str, going: asyncio.Event) -> list[int]:
+        async with side.registry.lease(model) as lease:
+            await going.wait()
+            await asyncio.sleep(0.03)
+            return await side.generate(lease.handle)
+
+    async def leave() -> None:
+        async with side.registry.lease("cardio"):
+            await release.wait()
+
+    first = asyncio.create_task(leave())
+    await until(lambda: side.engine.loads.count(f"cardio@{old}") == 2)
+    await side.registry.promote("cardio", new)  # while the old version is being loaded again
+    await until(lambda: f"cardio@{old}" in side.loaded() and side.described("cardio", old)["state"] == "ready")
+    release.set()
+    second = asyncio.create_task(hold(f"cardio@{old}", release))
+    await first
+    assert await second == voice(pen, f"cardio@{old}")
+
+
 async def test_a_rollback_is_a_promotion_of_the_version_before(side: Side, pen: Pen) -> None:
     old = await publish(side, "cardio", 1)
     new = await publish(side, "cardio", 2)
@@ -193,6 +226,25 @@ async def test_when_every_place_is_leased_a_further_one_waits_its_turn(side: Sid
         assert side.described("e", version)["state"] != "refused", "nothing is wrong with it"
     await side.registry.promote("e", version)
     assert f"e@{version}" in side.loaded()
+
+
+async def test_first_uses_of_many_adapters_at_once_never_fill_more_than_the_places(
+    make_side: Callable[..., Side], pen: Pen
+) -> None:
+    side = make_side(adapter_s=0.002)
+    await side.engine.start()
+    versions = {f"n{n}": await publish(side, f"n{n}", n) for n in range(12)}
+    side.engine.most_adapters = 0
+
+    async def ask(name: str) -> bool:
+        try:
+            return await side.says(name) == voice(pen, f"{name}@{versions[name]}")
+        except Overloaded:
+            return False
+
+    answered = await asyncio.gather(*(ask(name) for name in versions))
+    assert sum(answered) >= 4
+    assert side.engine.most_adapters <= 4
 
 
 async def test_a_first_use_by_many_loads_once(make_side: Callable[..., Side], pen: Pen) -> None:

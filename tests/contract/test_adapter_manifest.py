@@ -623,3 +623,14 @@ def test_a_truncated_safetensors_file_is_refused(size: int, tmp_path: Path) -> N
 def test_tensors_must_lie_where_and_as_large_as_they_say(offsets: tuple[int, int], data: int, tmp_path: Path) -> None:
     header = {"a": {"dtype": "F32", "shape": [2], "data_offsets": offsets}}
     assert read_or_refuse(tmp_path / "x.safetensors", framed(json.dumps(header).encode(), b"0" * data)) is None
+
+
+@pytest.mark.parametrize(
+    ("second", "data"), [((0, 8), 8), ((4, 12), 12), ((16, 24), 24)], ids=["same", "overlap", "gap"]
+)
+def test_tensors_may_not_overlap_or_leave_gaps(second: tuple[int, int], data: int, tmp_path: Path) -> None:
+    header = {
+        name: {"dtype": "F32", "shape": [2], "data_offsets": offsets}
+        for name, offsets in (("a", (0, 8)), ("b", second))
+    }
+    assert read_or_refuse(tmp_path / "x.safetensors", framed(json.dumps(header).encode(), b"0" * data)) is None

@@ -35,7 +35,7 @@ def rows_of(packs: Any) -> list[int]:
 def test_every_row_comes_once_an_epoch(batch_tokens: int | None, processes: int) -> None:
     found = schedule(batch_tokens=batch_tokens, processes=processes, epochs=3)
     counts = Counter(rows_of(found.packs))
-    assert counts == {row: 3 for row in range(len(LENGTHS))}
+    assert counts == dict.fromkeys(range(len(LENGTHS)), 3)
     first = found.packs[: found.epoch_ends[0] * 2 * processes]
     assert sorted(rows_of(first)) == list(range(len(LENGTHS)))
 

@@ -69,19 +69,19 @@ def send(volume: Path, tmp_path: Path) -> Callable[..., int]:
 def test_a_run_is_published_and_current(
     inside: str, send: Callable[..., int], volume: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = write_run(tmp_path / "run")
+    run = write_run(tmp_path / "run", status="finished", base="Qwen3-tiny")
     assert send(run / inside) == 0
     version = read_current(volume, "kids")
     manifest = read_manifest(volume / "kids" / str(version))
     verify(volume / "kids" / str(version), manifest)
     written = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    assert manifest.base.id == "demo"
+    assert manifest.base.id == "Qwen3-tiny"
     assert manifest.base.config_sha256 == written["base_config_sha256"]
     assert manifest.base.chat_format_sha256 == written["chat_format_sha256"]
     assert (manifest.data_sha256, manifest.system_prompt) == (written["data_sha256"], written["system_prompt"])
     assert (manifest.metrics, manifest.trainer_version) == ({"val_loss": 1.5}, "test")
     shown = capsys.readouterr()
-    assert shown.out == f"kids@{version} is current (rank 8, q_proj v_proj, base demo)\n"
+    assert shown.out == f"kids@{version} is current (rank 8, q_proj v_proj, base Qwen3-tiny)\n"
     assert [line[:5] for line in shown.err.splitlines()] == [f"[{n}/6]" for n in range(1, 7)]
 
 
@@ -219,6 +219,7 @@ SPOILED: dict[str, tuple[Callable[[Path], None], str]] = {
     "a broken config": (garble(f"adapter/{CONFIG}"), f"{CONFIG} is no JSON"),
     "a broken record": (garble("run.json"), "run.json is no JSON"),
     "no record": (remove("run.json"), "no run.json says which base model"),
+    "a run that was stopped": (change_record(status="stopped"), "the run is stopped, not finished: go on with"),
     "a record without the base": (change_record(base_config_sha256=None), "no run.json says which base model"),
     "a record without the format": (change_record(chat_format_sha256=7), "no run.json says which tokenizer"),
     "another base": (change_record(base_config_sha256="0" * 64), "used another base model"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import signal
@@ -212,3 +214,52 @@ def test_a_volume_that_this_user_may_not_write_is_a_failed_publication() -> None
             f"cannot publish to {volume}: Permission denied: let this user write there\n",
         )
         assert visible_tree(volume) == {}
+
+
+def test_a_publisher_that_is_overtaken_by_another_of_the_same_content_ends_well(
+    volume: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new, rename = adapter(tmp_path / "new", 2), os.rename
+    overtaken: list[str] = []
+
+    def be_slow(source: Path, target: Path) -> None:
+        if target.parent.name == NAME and not overtaken:
+            overtaken.append(target.name)
+            publish(volume, NAME, new, DETAILS)
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", be_slow)
+    assert publish(volume, NAME, new, DETAILS).version == overtaken[0] == read_current(volume, NAME)
+    check_readable(volume)
+    assert list((volume / ".staging").iterdir()) == []
+
+
+def test_a_lock_that_is_cleared_before_it_is_held_is_taken_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock = fcntl.flock
+    cleared: list[Path] = []
+
+    def be_slow(descriptor: int, operation: int) -> None:
+        if not cleared:
+            cleared.extend((tmp_path / ".staging").iterdir())
+            cleared[0].unlink()
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", be_slow)
+    with staging_folder(tmp_path) as folder:
+        assert len(cleared) == 1
+        assert folder.with_suffix(".lock").is_file()
+        assert folder.name != cleared[0].stem
+
+
+def test_a_volume_without_locks_takes_adapters_all_the_same(
+    volume: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    manifest = publish(volume, NAME, adapter(tmp_path / "new", 2), DETAILS)
+    assert read_current(volume, NAME) == manifest.version
+    assert list((volume / ".staging").iterdir()) == []

@@ -19,8 +19,9 @@ from services.contract.adapter_files import read_tensors  # noqa: E402
 from services.contract.adapter_fit import check_options, check_tensors  # noqa: E402
 from services.contract.adapter_manifest import config_sha256  # noqa: E402
 from services.trainer import loop, train  # noqa: E402
-from services.trainer.callbacks import METRIC, TrainingError, has_converged  # noqa: E402
+from services.trainer.callbacks import METRIC, has_converged  # noqa: E402
 from services.trainer.dataset import CARD, read_card  # noqa: E402
+from services.trainer.errors import TrainError  # noqa: E402
 from services.trainer.packing import Schedule  # noqa: E402
 from services.trainer.run_record import read_record  # noqa: E402
 from tests.trainer.tiny import make_base, make_data, tiny_config  # noqa: E402
@@ -139,7 +140,9 @@ def test_the_best_checkpoint_is_the_one_with_the_least_answer_loss(base: Path, d
 
 
 def test_training_ends_when_the_answer_loss_gets_no_better(base: Path, data: Path, tmp_path: Path) -> None:
-    out = run(base, data, tmp_path / "out", epochs=50, learning_rate=0.3, patience=2, eval_every=1, scheduler="constant")
+    out = run(
+        base, data, tmp_path / "out", epochs=50, learning_rate=0.3, patience=2, eval_every=1, scheduler="constant"
+    )
     losses = [entry[METRIC] for entry in metrics(out) if METRIC in entry][1:]
     assert read_record(out)["status"] == "converged"
     assert losses.index(min(losses)) == len(losses) - 3
@@ -164,7 +167,11 @@ def test_each_step_is_a_line_of_metrics(adapter_run: Path) -> None:
     assert [entry["step"] for entry in steps] == list(range(1, len(steps) + 1))
     for entry in steps:
         assert {"loss", "think_loss", "answer_loss", "learning_rate", "tokens_per_s", "epoch", "time"} <= set(entry)
-        assert min(entry["think_loss"], entry["answer_loss"]) <= entry["loss"] <= max(entry["think_loss"], entry["answer_loss"])
+        assert (
+            min(entry["think_loss"], entry["answer_loss"])
+            <= entry["loss"]
+            <= max(entry["think_loss"], entry["answer_loss"])
+        )
     assert steps[-1]["epoch"] == 4.0
 
 
@@ -194,7 +201,9 @@ def test_a_step_does_not_depend_on_how_it_is_cut_into_micro_batches(base: Path, 
     assert len({len(rows[i]) for i in order}) > 2
     for name in ("three", "packed"):
         assert losses[name] == pytest.approx(losses["one"], rel=1e-5)
-        for key, tensor in weights["one"].items():  # the first step of Adam moves by the rate, whatever the gradient's size
+        for key, tensor in weights[
+            "one"
+        ].items():  # the first step of Adam moves by the rate, whatever the gradient's size
             torch.testing.assert_close(weights[name][key], tensor, rtol=0, atol=2e-4)
 
 
@@ -276,7 +285,9 @@ def test_an_empty_data_set_is_refused(base: Path, tmp_path: Path, capsys: Any) -
     assert "has no rows to train on: run `prepare` with more dialogues" in line
 
 
-def test_a_tokenizer_that_differs_from_the_bases_is_refused(base: Path, data: Path, tmp_path: Path, capsys: Any) -> None:
+def test_a_tokenizer_that_differs_from_the_bases_is_refused(
+    base: Path, data: Path, tmp_path: Path, capsys: Any
+) -> None:
     other = tmp_path / "other"
     shutil.copytree(base, other)
     spec = json.loads((other / "tokenizer.json").read_text())
@@ -318,5 +329,5 @@ def test_a_loss_that_is_no_number_ends_the_run(base: Path, data: Path, tmp_path:
     tensors = load_file(broken / "model.safetensors")
     tensors["model.norm.weight"][0] = float("nan")
     save_file(tensors, broken / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(TrainingError, match=r"the loss of step \d is nan: lower learning_rate"):
+    with pytest.raises(TrainError, match=r"the loss of step \d is nan: lower learning_rate"):
         loop.fit(train.prepare_job(tiny_config(broken, data, tmp_path / "out", max_steps=1), None))

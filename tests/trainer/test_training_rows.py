@@ -86,7 +86,7 @@ def test_rows_that_are_too_long_are_refused_and_not_cut(tmp_path: Path) -> None:
 
 def test_data_that_were_prepared_with_another_tokenizer_are_refused(tmp_path: Path) -> None:
     data = read_prepared(make_data(tmp_path, digest="0" * 64))
-    with pytest.raises(DatasetError, match="another tokenizer than that of .*: run `prepare` with this base"):
+    with pytest.raises(DatasetError, match=r"another tokenizer than that of .*: run `prepare` with this base"):
         check_tokenizer(data, load_chat_format(DEMO), DEMO)
 
 

@@ -23,7 +23,8 @@ def make_base(folder: Path, seed: int = 0) -> Path:
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    torch.set_num_threads(1)  # a model this small gains nothing from more, and threads that wait for each other lose much
+    # A model this small gains nothing from more, and threads that wait for each other on a busy machine lose much.
+    torch.set_num_threads(1)
     control = load_chat_format(DEMO).control_ids
     torch.manual_seed(seed)
     config = Qwen3Config(

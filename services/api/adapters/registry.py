@@ -227,14 +227,11 @@ class AdapterRegistry:
 
     def describe(self) -> list[dict[str, Any]]:
         """What GET /v1/adapters shows."""
-        names = sorted({name for name, _ in self._versions} | set(self._current))
+        versions: dict[str, list[dict[str, Any]]] = {}
+        for (name, _), entry in self._versions.items():
+            versions.setdefault(name, []).append(self._describe(entry))
         return [
-            {
-                "name": name,
-                "current": self._current.get(name),
-                "versions": [self._describe(e) for (n, _), e in self._versions.items() if n == name],
-            }
-            for name in names
+            {"name": name, "current": self._current.get(name), "versions": versions[name]} for name in sorted(versions)
         ]
 
     def _describe(self, entry: Loaded) -> dict[str, Any]:

@@ -66,15 +66,17 @@ class AdapterWatcher:
 
     async def run(self) -> None:
         """Until cancelled; looks while the engine is ready. No error of a volume or an adapter ends it."""
-        while True:
-            try:
-                if self._is_ready():
-                    await self.scan()
-            except asyncio.CancelledError:
-                raise
-            except Exception:
-                log.exception("looking at the adapter volume failed; it is tried again")
-            await asyncio.sleep(self._poll_s)
+        try:
+            while True:
+                try:
+                    if self._is_ready():
+                        await self.scan()
+                except Exception:
+                    log.exception("looking at the adapter volume failed; it is tried again")
+                await asyncio.sleep(self._poll_s)
+        finally:
+            if self._reading is not None:
+                self._reading.cancel()
 
     async def scan(self) -> None:
         """One look: what `CURRENT` names is served afterwards, or refused, or not yet complete."""
@@ -121,7 +123,6 @@ class AdapterWatcher:
                 self._registry.announce(name, version)
                 return
             await self._registry.promote(name, version)
-            self._failed.pop(name, None)
         except (EngineDied, Overloaded) as error:
             log.info("adapter waits", extra=fields(adapter=name, version=version, reason=str(error)))
         except (AdapterError, AdapterRefused) as error:

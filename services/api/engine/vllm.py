@@ -71,6 +71,9 @@ def prepare_environment(options: VllmOptions, log_level: str) -> None:
     if not options.gpu:
         # The engine keeps its own process; this only lets it run the model itself instead of starting a third one.
         defaults["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+        # The front end needs a core too: with a thread on every core each step waits for whichever was interrupted.
+        defaults["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 2) - 1))
+        defaults |= {"TORCH_CPP_LOG_LEVEL": "ERROR", "TORCH_LOGS": "-all"}
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
 
@@ -196,6 +199,7 @@ class VllmEngine:
             "trust_remote_code": False,
             "enable_prefix_caching": True,
             "disable_log_stats": False,
+            "use_tqdm_on_load": False,
         }
         if options.gpu:
             args["gpu_memory_utilization"] = options.gpu_memory_utilization

@@ -113,7 +113,7 @@ def _progress(items: Sequence[Item], what: str) -> Iterable[Item]:
 
 
 def _report(problems: Problems, path: Path | None) -> None:
-    lines = [str(problem) for problem in problems.found]
+    lines = [str(problem) for problem in problems.in_order()]
     if path is not None:
         try:
             path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import datetime
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from services.contract.chat_format import ChatFormat
 from services.trainer.config import DEFAULT_SYSTEM_PROMPT, TrainConfig
@@ -26,7 +26,12 @@ from services.trainer.prepare.texts import comparable
 _NEAR_ANSWERS = 0.85
 
 Item = TypeVar("Item")
-Progress = Callable[[Sequence[Item], str], Iterable[Item]]
+
+
+class Progress(Protocol):
+    """Shows how far a loop over `items` is; `what` says what it does."""
+
+    def __call__(self, items: Sequence[Item], what: str) -> Iterable[Item]: ...
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,7 @@ class Checked:
 
 
 def check_files(
-    paths: Sequence[Path], config: TrainConfig, options: Options, chat_format: ChatFormat, progress: Progress[Record]
+    paths: Sequence[Path], config: TrainConfig, options: Options, chat_format: ChatFormat, progress: Progress
 ) -> Checked:
     """Reads and checks everything, whatever is found on the way. Raises `DatasetError` for unreadable files."""
     read = read_files(paths, options.mask_empty_think)
@@ -74,7 +79,8 @@ def check_files(
     records = [r for r in progress(read.records, "checking") if not checked.problems.add(check_record(r))]
     records = list(_without_duplicates(records, checked.problems))
     records = _without_held_out(records, options, checked.problems)
-    for record, group in zip(progress(records, "counting tokens"), _group(records, options.near), strict=True):
+    groups = _group(records, options.near, progress)
+    for record, group in zip(progress(records, "counting tokens"), groups, strict=True):
         rows, too_long = make_rows(record, group, chat_format, prompt, config.max_length)
         checked.problems.add(too_long)
         checked.kept += rows
@@ -152,13 +158,14 @@ def _without_held_out(records: Sequence[Record], options: Options, problems: Pro
     return kept
 
 
-def _group(records: Sequence[Record], near: float) -> list[str]:
+def _group(records: Sequence[Record], near: float, progress: Progress) -> list[str]:
     """The name of each record's group: those that ask, or answer, the same or nearly."""
     questions = [question_of(record) for record in records]
     answers = {index: text for index, record in enumerate(records) if (text := answer_of(record))}
     similar = Groups(len(records))
-    join_similar(dict(enumerate(questions)), near, similar)
-    join_similar(answers, max(near, _NEAR_ANSWERS), similar)
+    join_similar(dict(enumerate(questions)), near, similar, lambda indices: progress(indices, "comparing questions"))
+    threshold = max(near, _NEAR_ANSWERS)
+    join_similar(answers, threshold, similar, lambda indices: progress(indices, "comparing answers"))
     firsts = [comparable(questions[similar.root(index)]) for index in range(len(records))]
     return [hashlib.sha256(first.encode()).hexdigest()[:12] for first in firsts]
 

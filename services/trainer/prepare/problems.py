@@ -59,6 +59,10 @@ class Problems:
                 stands = True
         return stands
 
+    def in_order(self) -> list[Problem]:
+        """Standing problems by file, line and turn, whichever stage found them."""
+        return sorted(self.found, key=lambda problem: _place(problem.where))
+
     def counts(self) -> dict[str, int]:
         """Standing problems by kind, in the order of `KINDS`."""
         counted = Counter(problem.kind for problem in self.found)
@@ -67,3 +71,9 @@ class Problems:
     def summary(self) -> str:
         """One line a kind."""
         return "\n".join(f"{count:>7,}  {kind}: {KINDS[kind]}" for kind, count in self.counts().items())
+
+
+def _place(where: str) -> tuple[str, int, int]:
+    name, _, line = where.rpartition(":")
+    line, _, turn = line.partition("#")
+    return name, int(line), int(turn or 0)

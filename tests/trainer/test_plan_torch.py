@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +13,7 @@ import pytest
 from services.trainer.config import TrainConfig, make_config
 from services.trainer.memory import Shape, measure_memory, trainable_parameters
 from services.trainer.plan_load import loss_positions, make_load
+from tests.trainer.tiny import make_data
 
 pytestmark = pytest.mark.torch
 
@@ -107,3 +111,19 @@ def test_the_plan_cuts_the_loss_as_the_loss_does() -> None:
     for vocabulary in (6144, 151_936, 10**9):
         for most in (1, 256, 1024, 10**6):
             assert loss_positions(vocabulary, most) == chunk_positions(vocabulary, most)
+
+
+def test_a_probe_measures_a_speed_and_reads_no_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from services.trainer.plan import add_arguments, run
+
+    (tmp_path / "config.json").write_text(json.dumps(SIZES), encoding="utf-8")
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    settings = [f"base={tmp_path}", "device=cpu", "precision=fp32", "batch_tokens=64", "max_length=32"]
+    data = make_data(tmp_path / "data", rows=4)
+    words = [word for setting in (*settings, f"data={data}") for word in ("--set", setting)]
+    assert run(parser.parse_args([*words, "--probe", "--json"])) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["tokens_per_s"] > 0
+    assert found["tokens_per_s_from"] == "a probe on random weights"
+    assert found["seconds"] == found["work"]["tokens"] / found["tokens_per_s"]

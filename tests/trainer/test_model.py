@@ -16,6 +16,7 @@ from services.contract.adapter_fit import check_options, check_tensors, module_s
 from services.trainer import attention  # noqa: E402
 from services.trainer.base_model import ModelError, base_id, check_base  # noqa: E402
 from services.trainer.config import TrainConfig, make_config  # noqa: E402
+from services.trainer.errors import TrainError  # noqa: E402
 from services.trainer.model import TrainingQwen3, attach, autocasts, count_parameters, load_base  # noqa: E402
 from services.trainer.saved_weights import trained_weights  # noqa: E402
 from tests.trainer.tiny import make_base  # noqa: E402
@@ -125,7 +126,9 @@ def test_bf16_adapters_do_not_keep_their_inputs_in_fp32(base: Path) -> None:
     """peft casts each input of an fp32 adapter: twice the memory of the activations. Counted as autograd saves them."""
 
     def saved_bytes(trained_weights: str) -> int:
-        config = make_config({"base": base, "precision": "bf16", "trained_weights": trained_weights, "attention": "sdpa"})
+        config = make_config(
+            {"base": base, "precision": "bf16", "trained_weights": trained_weights, "attention": "sdpa"}
+        )
         model = attach(load_base(config, "cpu"), config)
         sizes: dict[int, int] = {}
 
@@ -154,7 +157,9 @@ def test_attention_is_chosen_by_what_the_machine_has(monkeypatch: pytest.MonkeyP
     installed = {"flash_attn"}
     find_spec = attention.importlib.util.find_spec
     monkeypatch.setattr(
-        attention.importlib.util, "find_spec", lambda name: name in installed or (name != "flash_attn" and find_spec(name))
+        attention.importlib.util,
+        "find_spec",
+        lambda name: name in installed or (name != "flash_attn" and find_spec(name)),
     )
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
     assert attention.choose("auto", "cpu", bf16) == "sdpa"
@@ -165,11 +170,11 @@ def test_attention_is_chosen_by_what_the_machine_has(monkeypatch: pytest.MonkeyP
     assert attention.choose("auto", "cuda", bf16) == "varlen"
     monkeypatch.setattr(attention.importlib.util, "find_spec", lambda name: None)
     assert attention.choose("auto", "cuda", bf16) == "sdpa"
-    with pytest.raises(attention.AttentionError, match="flash-attn"):
+    with pytest.raises(TrainError, match="flash-attn"):
         attention.choose("flash_attention_2", "cuda", bf16)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
     assert attention.choose("auto", "cuda", bf16) == "sdpa"
-    with pytest.raises(attention.AttentionError, match=r"8\.0"):
+    with pytest.raises(TrainError, match=r"8\.0"):
         attention.choose("varlen", "cuda", bf16)
 
 
