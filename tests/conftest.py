@@ -23,6 +23,18 @@ hypothesis_settings.register_profile("medthink", deadline=None, print_blob=True)
 hypothesis_settings.load_profile("medthink")
 
 
+TIERS = ("torch", "clients", "vllm")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Fast tests first, then torch, then those with an engine: what is broken shows in seconds."""
+
+    def tier(item: pytest.Item) -> int:
+        return max((n + 1 for n, marker in enumerate(TIERS) if item.get_closest_marker(marker)), default=0)
+
+    items.sort(key=tier)
+
+
 @pytest.fixture(scope="session")
 def chat_format() -> ChatFormat:
     return demo_chat_format()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -20,6 +19,7 @@ from services.trainer.errors import TrainError
 from services.trainer.model import Counts, attach, autocasts, count_parameters, load_base
 from services.trainer.optimizer import StochasticAdamW
 from services.trainer.packing import Schedule, make_schedule
+from services.trainer.reporters import make_reporters
 from services.trainer.rows import supervised_tokens
 from services.trainer.run_files import RunFiles
 from services.trainer.run_record import (
@@ -86,10 +86,6 @@ def schedule_of(job: Job) -> Schedule:
 
 def training_arguments(config: TrainConfig, schedule: Schedule, device: str, job: Job) -> Any:
     """Starts the process group where torchrun made several processes. When to evaluate and save is `Pace`'s."""
-    if config.report_to:
-        os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(config.out / "tensorboard"))
-        os.environ.setdefault("SWANLAB_LOG_DIR", str(config.out / "swanlab"))
-        os.environ.setdefault("SWANLAB_MODE", "offline")  # hospitals have no way out; cloud by this variable
     arguments = TrainingArguments(
         output_dir=str(config.out / CHECKPOINTS),
         max_steps=schedule.steps,
@@ -116,7 +112,7 @@ def training_arguments(config: TrainConfig, schedule: Schedule, device: str, job
         use_cpu=device == "cpu",
         ddp_backend="gloo" if device == "cpu" and processes() > 1 else None,
         ddp_find_unused_parameters=False,
-        report_to=list(config.report_to) or "none",
+        report_to="none",  # `reporters` are ours
         disable_tqdm=True,
         log_level="error",
         remove_unused_columns=False,
@@ -144,7 +140,7 @@ def _make_trainer(job: Job, schedule: Schedule, model: Any, arguments: Any, pace
         seal=job.inputs,
         model=model,
         args=arguments,
-        callbacks=[pace, MetricsFile(config.out / METRICS), ProgressLine()],
+        callbacks=[pace, MetricsFile(config.out / METRICS), ProgressLine(), *make_reporters(config)],
         **options,
     )
     trainer.remove_callback(transformers.PrinterCallback)

@@ -36,7 +36,9 @@ _STEPS = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--run", type=Path, required=True, help="folder that train wrote, or the adapter's in it")
+    parser.add_argument(
+        "--run", dest="result", type=Path, required=True, metavar="DIR", help="a run's folder, or the adapter's in it"
+    )  # dest: the program keeps its commands under `run`
     parser.add_argument("--name", required=True, help="name that clients ask for")
     parser.add_argument("--volume", type=Path, required=True, help="folder that trainer and servers share")
     parser.add_argument("--base", type=Path, required=True, help="directory of the base model that the run used")
@@ -76,7 +78,7 @@ def _check_volume(volume: Path) -> None:
 
 
 def _publish_adapter(options: argparse.Namespace, base: Base) -> str:
-    folder = find_adapter(options.run)
+    folder = find_adapter(options.result)
     record = check_record(read_record(folder), base, options.unrecorded)
 
     def check(staged: Path) -> dict[str, Any] | None:
@@ -92,7 +94,7 @@ def _publish_adapter(options: argparse.Namespace, base: Base) -> str:
 def _publish_model(options: argparse.Namespace, base: Base) -> str:
     from services.trainer.publish_model import CONFIG, publish_model
 
-    folder = find_result(options.run, CONFIG)
+    folder = find_result(options.result, CONFIG)
     record = check_record(read_record(folder), base, options.unrecorded)
 
     def check(staged: Path) -> dict[str, Any] | None:

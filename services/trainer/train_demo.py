@@ -70,7 +70,8 @@ def _loop(options: argparse.Namespace, command: Command) -> None:
         print(f"No server is ready at {options.url}: run `make serve` in another terminal to see the adapter served.")
     before = server.answers("Qwen3-1.7B", questions) if served else []
 
-    data, trained = options.out / "data", options.out / "run"
+    data = options.out / "data"
+    trained = options.out / time.strftime("run-%Y%m%d-%H%M%S")  # a run's folder is never used twice
     _step(
         1,
         "prepare",
@@ -81,6 +82,7 @@ def _loop(options: argparse.Namespace, command: Command) -> None:
     shared = ["--config", str(CONFIG), *(part for setting in settings for part in ("--set", setting))]
     _step(2, "plan", command, ["plan", *shared])
     _step(3, "train", command, ["train", *shared])
+    options.volume.mkdir(parents=True, exist_ok=True)  # a newcomer's first; publish itself refuses one that is not there
     where = ["--name", options.name, "--volume", str(options.volume), "--base", str(options.base)]
     _step(4, "publish", command, ["publish", "--run", str(trained), *where])
     published = time.monotonic()

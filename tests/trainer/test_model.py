@@ -149,7 +149,7 @@ def test_bf16_adapters_do_not_keep_their_inputs_in_fp32(base: Path) -> None:
         assert torch.isfinite(loss)
         return sum(sizes.values())
 
-    assert saved_bytes("bf16") < 0.8 * saved_bytes("fp32")
+    assert saved_bytes("bf16") < 0.7 * saved_bytes("fp32")  # 0.65; with the cast, and autocast after it, 0.73
 
 
 def test_attention_is_chosen_by_what_the_machine_has(monkeypatch: pytest.MonkeyPatch) -> None:

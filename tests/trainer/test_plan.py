@@ -16,8 +16,8 @@ from services.trainer.device_memory import Budget, DeviceError, find_budget
 from services.trainer.memory import GB
 from services.trainer.plan import Plan, add_arguments, plan, run
 from services.trainer.plan_advice import advise
-from tests.trainer.test_plan_memory import QWEN3_1_7B
 from tests.trainer.tiny import make_data
+from tests.trainer.true_shape import QWEN3_1_7B
 
 
 @pytest.fixture

@@ -13,18 +13,8 @@ import pytest
 
 from services.trainer.config import ALL_LINEAR
 from services.trainer.memory import GB, PARTS, Load, Shape, measure_memory, trainable_parameters
+from tests.trainer.true_shape import QWEN3_1_7B
 
-QWEN3_1_7B: dict[str, Any] = {
-    "model_type": "qwen3",
-    "vocab_size": 151_936,
-    "hidden_size": 2048,
-    "intermediate_size": 6144,
-    "num_hidden_layers": 28,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-    "tie_word_embeddings": True,
-}
 SHAPE = Shape.of(QWEN3_1_7B)
 
 CHUNKED, WHOLE = {"chunk": 1024, "logits_bytes": 12}, {"logits_bytes": 12}

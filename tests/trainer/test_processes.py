@@ -117,6 +117,12 @@ def losses(out: Path) -> list[Mapping[str, Any]]:
     return [{name: line[name] for name in ("step", *names) if name in line} for line in lines]
 
 
+def norms(out: Path) -> list[float]:
+    """Of the gradients; a wrong factor in them would not change Adam's steps, nor the losses."""
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [line["grad_norm"] for line in lines if "grad_norm" in line]
+
+
 @pytest.mark.parametrize(("name", "folder"), [("adapter", "adapter-0"), ("full", "full")])
 def test_two_processes_have_the_losses_of_one(
     name: str, folder: str, two: Path, base: Path, data: Path, tmp_path: Path
@@ -126,6 +132,7 @@ def test_two_processes_have_the_losses_of_one(
     assert len(found) == len(expected) > 6
     for line, reference in zip(found, expected, strict=True):
         assert line == pytest.approx(reference, rel=1e-4)
+    assert norms(two / folder) == pytest.approx(norms(alone), rel=1e-3)
 
 
 def test_two_processes_learn_the_adapter_that_one_learns(two: Path, base: Path, data: Path, tmp_path: Path) -> None:

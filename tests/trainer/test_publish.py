@@ -24,6 +24,7 @@ from services.contract.adapter_manifest import (
     verify,
 )
 from services.trainer import publish, rollback
+from services.trainer.__main__ import main
 from tests.trainer.adapters import (
     ALL_LINEAR,
     DEMO,
@@ -319,6 +320,18 @@ def test_a_name_that_is_not_free_is_refused(
     (refusal,) = capsys.readouterr().err.splitlines()
     assert "choose another --name" in refusal or "is no adapter name" in refusal
     assert list(volume.iterdir()) == []
+
+
+def test_both_commands_are_part_of_the_program(
+    volume: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["--name", "kids", "--volume", str(volume)]
+    for seed in (1, 2):
+        run = write_run(tmp_path / str(seed), seed=seed)
+        assert main(["publish", "--run", str(run), "--base", str(DEMO), "--no-canary", *where]) == 0
+    first = capsys.readouterr().out.split()[0]
+    assert main(["rollback", *where]) == 0
+    assert capsys.readouterr().out == f"{first} is current\n"
 
 
 def test_a_volume_that_is_not_there_is_not_made(

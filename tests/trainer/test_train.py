@@ -19,11 +19,14 @@ from services.contract.adapter_files import read_tensors  # noqa: E402
 from services.contract.adapter_fit import check_options, check_tensors  # noqa: E402
 from services.contract.adapter_manifest import config_sha256  # noqa: E402
 from services.trainer import loop, train  # noqa: E402
+from services.trainer.batch import make_batch, row_tensors  # noqa: E402
 from services.trainer.callbacks import METRIC, has_converged  # noqa: E402
 from services.trainer.dataset import CARD, read_card  # noqa: E402
 from services.trainer.errors import TrainError  # noqa: E402
+from services.trainer.model import attach, load_base  # noqa: E402
 from services.trainer.packing import Schedule  # noqa: E402
 from services.trainer.run_record import read_record  # noqa: E402
+from services.trainer.saved_weights import read_weights  # noqa: E402
 from tests.trainer.tiny import make_base, make_data, tiny_config  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -196,7 +199,8 @@ def test_a_step_does_not_depend_on_how_it_is_cut_into_micro_batches(base: Path, 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(loop, "schedule_of", lambda job, fixed=fixed: fixed)
             assert loop.fit(job) == 0
-        losses[name] = next(entry["loss"] for entry in metrics(tmp_path / name) if "grad_norm" in entry)
+        first = next(entry for entry in metrics(tmp_path / name) if "grad_norm" in entry)
+        losses[name] = (first["loss"], first["grad_norm"])
         weights[name] = load_file(tmp_path / name / "checkpoints" / "checkpoint-1" / "adapter_model.safetensors")
     assert len({len(rows[i]) for i in order}) > 2
     for name in ("three", "packed"):
@@ -217,15 +221,24 @@ def test_a_weight_of_zero_for_thinking_learns_answers_alone(base: Path, data: Pa
     assert found["eval_think_loss"] > both["eval_think_loss"]
 
 
-def test_dropout_is_off_when_held_out_losses_are_measured(base: Path, data: Path, tmp_path: Path) -> None:
-    out = run(base, data, tmp_path / "out", max_steps=2, dropout=0.5, eval_every=1, learning_rate=1e-9)
-    losses = [entry[METRIC] for entry in metrics(out) if METRIC in entry]
-    assert losses == pytest.approx([losses[0]] * 3, rel=1e-5)
+def test_held_out_losses_are_those_of_the_saved_weights_without_dropout(base: Path, data: Path, tmp_path: Path) -> None:
+    job = train.prepare_job(tiny_config(base, data, tmp_path / "out", epochs=1, dropout=0.5), None)
+    assert loop.fit(job) == 0
+    last = read_record(tmp_path / "out")["metrics"]["steps"]
+    model = attach(load_base(job.config, "cpu"), job.config).eval()
+    read_weights(model, tmp_path / "out" / "checkpoints" / f"checkpoint-{last}")
+    batch = make_batch([row_tensors(row) for row in job.eval_rows], False, 1.0)
+    with torch.no_grad():
+        losses = model(**batch)["losses"]
+    found = next(entry for entry in reversed(metrics(tmp_path / "out")) if METRIC in entry)
+    assert found["eval_answer_loss"] == pytest.approx(losses[batch["is_answer"]].mean().item(), rel=1e-5)
+    assert found["eval_think_loss"] == pytest.approx(losses[~batch["is_answer"]].mean().item(), rel=1e-5)
 
 
 def test_without_held_out_rows_the_last_checkpoint_is_kept(base: Path, tmp_path: Path, capsys: Any) -> None:
     out = run(base, make_data(tmp_path / "data", held_out=0), tmp_path / "out", max_steps=2)
     assert read_record(out)["metrics"] == {"steps": 2, "best_step": 2}
+    assert not any(name.startswith("eval") for entry in metrics(out) for name in entry)
     assert "no held-out rows" in capsys.readouterr().err
 
 
