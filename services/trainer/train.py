@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,11 +129,19 @@ def _open_run(config: TrainConfig, resume: Path | None, inputs: dict[str, Any]) 
         checkpoint.check(folder, inputs)
         _check_writable(out)
         return folder
-    taken = [name for name in (RECORD, METRICS, CHECKPOINTS, ADAPTER, MODEL) if (out / name).exists()]
-    if taken and is_first_process():
-        raise TrainError(f"{out} holds a run already ({taken[0]}): go on with --resume, or set out to another folder")
+    if is_first_process():
+        if any((out / name).exists() for name in (ADAPTER, MODEL)) or checkpoint.has_complete(out / CHECKPOINTS):
+            raise TrainError(f"{out} holds a run already: go on with --resume, or set out to another folder")
+        _clear_failed_run(out)
     _check_writable(out)
     return None
+
+
+def _clear_failed_run(out: Path) -> None:
+    """Takes away what a run left that came to nothing: no checkpoint to go on from, and no result."""
+    if (out / RECORD).is_file():
+        shutil.rmtree(out / CHECKPOINTS, ignore_errors=True)
+        (out / METRICS).unlink(missing_ok=True)
 
 
 def _check_writable(out: Path) -> None:

@@ -106,6 +106,9 @@ def test_epochs_are_counted_by_steps() -> None:
     assert found.epoch_at(first) == 1.0
     assert found.epoch_at(second) == 2.0
     assert 0.0 < found.epoch_at(1) < found.epoch_at(2) < 1.0
+    cut = schedule(epochs=2, max_steps=first + 1)
+    assert [cut.epoch_at(step) for step in (1, first + 1)] == [found.epoch_at(step) for step in (1, first + 1)]
+    assert schedule(epochs=1.5).epoch_at(schedule(epochs=1.5).steps) == 1.5
 
 
 def test_a_single_row_is_a_run() -> None:

@@ -320,6 +320,38 @@ def test_a_folder_with_a_run_is_not_written_over(adapter_run: Path, base: Path, 
     assert "holds a run already" in call(capsys, *settings(base, data, adapter_run))
 
 
+def test_a_run_that_came_to_nothing_can_be_started_again(base: Path, data: Path, tmp_path: Path) -> None:
+    job = train.prepare_job(tiny_config(base, data, tmp_path / "out", max_steps=2), None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("services.trainer.supervised.make_batch", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            loop.fit(job)
+    assert read_record(tmp_path / "out")["status"] == "failed"
+    assert read_record(tmp_path / "out")["error"] == "division by zero"
+    run(base, data, tmp_path / "out", max_steps=2)
+    assert [entry["step"] for entry in metrics(tmp_path / "out") if "grad_norm" in entry] == [1, 2]
+
+
+def test_a_gpu_without_bf16_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    with pytest.raises(TrainError, match="Tesla T4 has no bf16: set precision=fp32"):
+        loop.check_precision("bf16", "cuda")
+    loop.check_precision("fp32", "cuda")
+    loop.check_precision("bf16", "cpu")
+
+
+def test_gradient_checkpointing_changes_nothing(base: Path, data: Path, tmp_path: Path) -> None:
+    runs = {
+        setting: run(base, data, tmp_path / setting, max_steps=2, gradient_checkpointing=setting)
+        for setting in ("on", "off")
+    }
+    weights = [load_file(out / "adapter" / "adapter_model.safetensors") for out in runs.values()]
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(tensor, weights[1][name], rtol=0.02, atol=1e-3)
+    assert [read_record(out)["gradient_checkpointing"] for out in runs.values()] == [True, False]
+
+
 def test_a_full_disk_leaves_nothing_half_published(
     base: Path, data: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
