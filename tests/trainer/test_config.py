@@ -63,7 +63,7 @@ def test_the_shipped_configs_are_read(path: Path) -> None:
 
 
 def test_there_is_a_shipped_config_for_each_use() -> None:
-    assert [path.stem for path in CONFIGS] == ["full", "lora", "smoke"]
+    assert [path.stem for path in CONFIGS] == ["full", "lora", "smoke", "train-demo"]
 
 
 @pytest.mark.parametrize(
