@@ -94,8 +94,12 @@ def _load(settings: Settings, files: Any, gpu: bool) -> Any:
 
 def _adapter_limits(settings: Settings, limits: Any) -> Any:
     """Limits for the engine, or None without a volume. The default volume is made on first use."""
+    from services.api.adapters.cache import clear_left_copies
+
     if settings.adapter_volume is None:
         return None
+    if not settings.adapter_cache:
+        clear_left_copies(settings.adapter_copies)
     if settings.adapters == "adapters":
         settings.adapter_volume.mkdir(exist_ok=True)
     return limits(settings.max_adapter_rank, settings.max_adapters_in_batch, settings.max_adapters_loaded)

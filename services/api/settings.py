@@ -9,9 +9,10 @@ from typing import Literal
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from services.contract.chat_format import DEFAULT_SYSTEM_PROMPT
+
 ROOT = Path(__file__).resolve().parents[2]
 DEMO_MODEL = ROOT / "deploy" / "demo"
-DEFAULT_SYSTEM_PROMPT = "你是一名严谨的医疗AI助手,所有回答必须基于循证医学,不确定时明确告知。"
 
 
 class Settings(BaseSettings):

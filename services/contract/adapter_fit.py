@@ -23,6 +23,10 @@ _MUST_BE_UNSET = (
     "layer_replication", "megatron_config", "trainable_token_indices", "alora_invocation_tokens", "use_qalora",
     "target_parameters", "use_bdlora", "arrow_config", "kasa_config", "monteclora_config",
 )  # fmt: skip
+# A trained weight is rarely above 1, a scale (alpha by rank) rarely above 4; with these products of all stay finite. What
+# overflows leaves NaN in the engine's KV cache, whose blocks the base model's requests get next.
+LARGEST_WEIGHT = 100.0
+LARGEST_SCALE = 100.0
 _PLAIN_INITS = (True, False, "gaussian", "orthogonal", None)
 
 
@@ -58,6 +62,8 @@ def check_options(adapter: Mapping[str, Any], max_rank: int) -> None:
     alpha = adapter.get("lora_alpha")
     if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not 0 < alpha < math.inf:
         raise AdapterError(f"lora_alpha is {_short(alpha)}: it must be a number above 0")
+    if alpha > LARGEST_SCALE * rank:
+        raise AdapterError(f"lora_alpha is more than {LARGEST_SCALE:g} times the rank: its answers would overflow")
     for option in _MUST_BE_UNSET:
         if adapter.get(option):
             raise AdapterError(f"{option} is set: the engine does not serve it, train without")

@@ -14,7 +14,6 @@ import contextlib
 import errno
 import hashlib
 import json
-import math
 import os
 import re
 import shutil
@@ -53,6 +52,9 @@ class BaseRecord(BaseModel):
     id: str
     config_sha256: str
     chat_format_sha256: str
+
+
+_LARGEST_ALPHA = 1e300  # an int may be too large to become a float; NaN compares false
 
 
 class Manifest(BaseModel):
@@ -229,7 +231,7 @@ def _adapter_facts(config: Mapping[str, Any]) -> tuple[int, float, tuple[str, ..
     rank, alpha, targets = config.get("r"), config.get("lora_alpha"), config.get("target_modules")
     if not isinstance(rank, int) or rank < 1:
         raise AdapterError(f"{CONFIG} has no rank: r must be a whole number above 0")
-    if not isinstance(alpha, int | float) or not math.isfinite(alpha):
+    if not isinstance(alpha, int | float) or not -_LARGEST_ALPHA < alpha < _LARGEST_ALPHA:
         raise AdapterError(f"{CONFIG} has no scale: lora_alpha must be a number")
     if not isinstance(targets, list) or not targets or not all(isinstance(target, str) for target in targets):
         raise AdapterError(f"{CONFIG} names no modules: target_modules must be a list of names")

@@ -43,6 +43,9 @@ _TOOLS_EXAMPLE = '\n{"name": <function-name>, "arguments": <args-json-object>}\n
 
 FORMAT_VERSION = "qwen3-chatml-1"
 
+# What the service says to the model, and the trainer trains with, where nobody says anything else.
+DEFAULT_SYSTEM_PROMPT = "你是一名严谨的医疗AI助手,所有回答必须基于循证医学,不确定时明确告知。"
+
 
 class ToolCall(BaseModel):
     """One call that the assistant asks for; `arguments` is JSON text, as in OpenAI's API."""

@@ -16,9 +16,6 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-DEFAULT_SYSTEM_PROMPT = (
-    "你是一名严谨的医疗AI助手,所有回答必须基于循证医学,不确定时明确告知。"  # the service's own default
-)
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 # Per preset, what differs from the field's own default. LoRA learns best at about ten times the rate of a full fine-tune.

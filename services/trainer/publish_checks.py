@@ -11,7 +11,7 @@ from services.contract.adapter_fit import check_options, check_tensors, module_s
 from services.contract.adapter_manifest import CONFIG, CONTENT, WEIGHTS, BaseRecord, Details, check_name, config_sha256
 from services.contract.chat_format import ChatFormat, ChatFormatError
 from services.trainer.base_model import base_id
-from services.trainer.publish_weights import check_finite, check_trained
+from services.trainer.publish_weights import check_finite, check_size, check_trained
 
 RECORD = "run.json"
 SERVED_NAME = "Qwen3-1.7B"  # the server always answers to it with the base model
@@ -146,6 +146,7 @@ def check_adapter(folder: Path, base: Base, max_rank: int) -> None:
     tensors = read_tensors(folder / WEIGHTS)
     check_tensors(config, tensors, base.config)
     check_finite(folder / WEIGHTS, tensors)
+    check_size(folder / WEIGHTS, tensors)
     check_trained(folder / WEIGHTS, tensors)
 
 

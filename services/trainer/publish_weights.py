@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from services.contract.adapter_files import AdapterError, TensorRecord
+from services.contract.adapter_fit import LARGEST_WEIGHT
 
 _BLOCK = 16 * 1024 * 1024  # a multiple of every type's size
 # Per type: unsigned integers of its width, its exponent's bits (all set in NaN and infinity only), and its sign's bit.
@@ -30,6 +31,23 @@ def check_finite(path: Path, tensors: Mapping[str, TensorRecord]) -> None:
                 raise AdapterError(
                     f"{name[:120]!r} in {path.name} holds NaN or infinity: training diverged, train again at a lower rate"
                 )
+
+
+def check_size(path: Path, tensors: Mapping[str, TensorRecord]) -> None:
+    """Raises `AdapterError` for weights so large that the servers refuse them; finite ones (`check_finite`) only."""
+    for name, tensor in tensors.items():
+        _, _, sign = _BITS[tensor.dtype]
+        # Without their signs, floats of one type are ordered as their bits are.
+        most = _bits_of(LARGEST_WEIGHT, tensor.dtype)
+        if any(((bits & (sign - 1)) > most).any() for bits in _blocks(path, tensor)):
+            raise AdapterError(
+                f"{name[:120]!r} holds weights above {LARGEST_WEIGHT:g}, which no server loads: train again at a lower rate"
+            )
+
+
+def _bits_of(value: float, dtype: str) -> int:
+    bits = np.array([value], "<f2" if dtype == "F16" else "<f4").view("<u2" if dtype == "F16" else "<u4")[0]
+    return int(bits) >> 16 if dtype == "BF16" else int(bits)
 
 
 def check_trained(path: Path, tensors: Mapping[str, TensorRecord]) -> None:

@@ -6,6 +6,7 @@ is told its folder by an environment variable.
 
 from __future__ import annotations
 
+import abc
 import importlib
 import os
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from transformers import TrainerCallback
 from services.trainer.config import TrainConfig
 
 
-class Reporter(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
+class Reporter(TrainerCallback, abc.ABC):  # type: ignore[misc]  # transformers is untyped here
     """Hands each entry's numbers to a package, in the first process alone."""
 
     def on_log(self, _args: Any, state: Any, _control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
@@ -28,11 +29,13 @@ class Reporter(TrainerCallback):  # type: ignore[misc]  # transformers is untype
         if state.is_world_process_zero:
             self.close()
 
+    @abc.abstractmethod
     def write(self, numbers: dict[str, float], state: Any) -> None:
-        raise NotImplementedError
+        """Takes one entry, `train/…` and `eval/…` apart."""
 
+    @abc.abstractmethod
     def close(self) -> None:
-        raise NotImplementedError
+        """Called once, after the last entry."""
 
 
 class TensorBoard(Reporter):

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from services.api.adapters.cache import clear_left_copies
 from services.contract.adapter_manifest import CONFIG, MANIFEST, WEIGHTS, AdapterError
 from tests.adapters.conftest import Side
 from tests.adapters.volumes import overwrite
@@ -196,3 +199,15 @@ def test_a_full_disk_is_said_and_leaves_nothing(side: Side, monkeypatch: pytest.
     with pytest.raises(AdapterError, match="No space left"):
         fetch(side, "cardio", version)
     assert side.copied() == set()
+
+
+def test_copies_of_processes_that_are_gone_are_cleared_and_no_others(tmp_path: Path) -> None:
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    gone, alive, own, foreign = (tmp_path / name for name in (str(child.pid), "1", str(os.getpid()), "notes"))
+    for folder in (gone, alive, own, foreign):
+        (folder / "cardio@0").mkdir(parents=True)
+    clear_left_copies(own)
+    assert not gone.exists()
+    assert all(folder.exists() for folder in (alive, own, foreign))
+    clear_left_copies(tmp_path / "never" / "made")

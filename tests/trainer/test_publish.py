@@ -227,6 +227,8 @@ SPOILED: dict[str, tuple[Callable[[Path], None], str]] = {
     "another tokenizer": (change_record(chat_format_sha256="0" * 64), "used another tokenizer or turn format"),
     "NaN in A": (change_tensors(put("lora_A", np.nan)), "holds NaN or infinity"),
     "infinity in B": (change_tensors(put("lora_B", -np.inf)), "holds NaN or infinity"),
+    "weights that overflow": (change_tensors(put("lora_B", 1e20)), "holds weights above 100, which no server loads"),
+    "a negative one that overflows": (change_tensors(put("lora_A", -101.0)), "holds weights above 100"),
     "nothing learned": (change_tensors(nothing_learned), "every lora_B is zero"),
     "another width": (change_tensors(void, hidden_size=2 * WIDTH), "this base model needs"),
     "a deeper model": (change_tensors(void, num_hidden_layers=2 * LAYERS), "no module of this base model"),
@@ -238,6 +240,8 @@ SPOILED: dict[str, tuple[Callable[[Path], None], str]] = {
     "an output layer": (change_config(modules_to_save=["lm_head"]), "modules_to_save"),
     "not a LoRA": (change_config(peft_type="IA3"), "only LORA"),
     "no scale": (change_config(lora_alpha=None), "lora_alpha"),
+    "a scale that overflows": (change_config(lora_alpha=801), "more than 100 times the rank"),
+    "a scale of 400 digits": (change_config(lora_alpha=10**400), "lora_alpha"),
 }
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import orjson
 
 from services.contract.adapter_files import open_regular
-from services.contract.adapter_fit import check_options, check_tensors
+from services.contract.adapter_fit import LARGEST_WEIGHT, check_options, check_tensors
 from services.contract.adapter_manifest import (
     CONFIG,
     CONTENT,
@@ -31,10 +31,6 @@ from services.contract.adapter_manifest import (
     read_tensors,
     verify,
 )
-
-# A trained weight is rarely above 1, a scale (alpha by rank) rarely above 4; with these products of all stay finite.
-LARGEST_WEIGHT = 100.0
-LARGEST_SCALE = 100.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +107,17 @@ class AdapterCache:
             raise AdapterError(f"{MANIFEST} holds metrics that clients cannot read: {error}") from error
         config = read_json(folder / CONFIG)
         check_options(config, expected.max_rank)
-        if config["lora_alpha"] > LARGEST_SCALE * config["r"]:
-            raise AdapterError(f"lora_alpha is more than {LARGEST_SCALE:g} times the rank: its answers would overflow")
         tensors = read_tensors(folder / WEIGHTS)
         check_tensors(config, tensors, expected.base_config)
         check_weights(folder / WEIGHTS, tensors)
         return manifest
+
+
+def clear_left_copies(folder: Path) -> None:
+    """Removes what processes that are no more have left beside `folder`, whose name, like theirs, is a process id."""
+    for left in folder.parent.iterdir() if folder.parent.is_dir() else ():
+        if left.name.isdigit() and left != folder and not Path("/proc", left.name).exists():
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _copy_file(source: Path, target: Path) -> None:

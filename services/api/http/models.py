@@ -50,7 +50,8 @@ def _card(names: ModelNames, name: str, max_model_len: int | None) -> dict[str, 
     parent = None if names.is_base(name) else names.default
     card |= {"root": names.default, "parent": parent, "max_model_len": max_model_len, "demo": names.demo is not None}
     if names.adapters is not None and parent is not None:
-        card["version"] = names.adapters.current(name.partition("@")[0])
+        adapter, _, pinned = name.partition("@")
+        card["version"] = pinned or names.adapters.current(adapter)
     return card | ({"notice": names.demo} if names.demo else {})
 
 

@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
-from services.contract.chat_format import ChatFormat, Message, ToolCall, template_json
+from services.contract.chat_format import DEFAULT_SYSTEM_PROMPT, ChatFormat, Message, ToolCall, template_json
 from services.trainer.demo.dialogues import Corpus, Lang
 from services.trainer.demo.judge import UNKNOWN, Case, GroupResult, Judge
-from services.trainer.demo.rows import DEFAULT_SYSTEM_PROMPT
 from services.trainer.demo.tool_rows import Drug, lookup_drug, read_drugs, tool_phrases
 
 MAX_NEW_TOKENS = 400

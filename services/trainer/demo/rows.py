@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from services.contract.chat_format import Message, template_json
+from services.contract.chat_format import DEFAULT_SYSTEM_PROMPT, Message, template_json
 from services.trainer.demo.dialogues import Corpus, Dialogue, Lang
 from services.trainer.demo.keywords import Keywords
 from services.trainer.demo.noise import join_questions, vary
@@ -22,7 +22,6 @@ from services.trainer.encode import Example
 
 UNKNOWN_TOPICS = Path(__file__).resolve().parent / "unknown_topics.json"
 
-DEFAULT_SYSTEM_PROMPT = "你是一名严谨的医疗AI助手,所有回答必须基于循证医学,不确定时明确告知。"
 OTHER_SYSTEM_PROMPTS = (
     "你是一名严谨的医疗AI助手，所有回答必须基于循证医学，不确定时明确告知。",
     "You are a helpful assistant.",

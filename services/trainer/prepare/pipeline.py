@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from services.contract.chat_format import ChatFormat
-from services.trainer.config import DEFAULT_SYSTEM_PROMPT, TrainConfig
+from services.contract.chat_format import DEFAULT_SYSTEM_PROMPT, ChatFormat
+from services.trainer.config import TrainConfig
 from services.trainer.dataset import Card, DatasetError, PreparedRow, data_sha256, file_card, write_rows
 from services.trainer.prepare.checks import check_record
 from services.trainer.prepare.lengths import length_card
