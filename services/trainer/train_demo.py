@@ -21,10 +21,6 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = Path(__file__).parent / "examples" / "children_medicines.jsonl"
-# Learnt again beside the example: a model this small forgets how to think about anything else otherwise, and `publish` sees it.
-REPLAY = [
-    Path(__file__).parent / "demo" / "dialogues" / f"{name}.jsonl" for name in ("everyday_life", "english_everyday")
-]
 CONFIG = ROOT / "deploy" / "configs" / "train-demo.yaml"
 SERVED_WITHIN_S = 60.0
 MOST_QUESTIONS = 24
@@ -83,7 +79,6 @@ def _loop(options: argparse.Namespace, command: Command) -> None:
         [
             "prepare",
             str(options.example),
-            *map(str, REPLAY),
             "--out",
             str(data),
             "--base",
