@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -40,9 +41,16 @@ def choose(setting: str, device: str, dtype: torch.dtype) -> str:
 
 def register(name: str) -> str:
     """Makes an implementation known to transformers; returns the name to load a model with."""
-    functions = {FLASH: _flash, VARLEN: _varlen, SDPA: _sdpa}
-    AttentionInterface.register(PREFIX + name, functions[name])
+    AttentionInterface.register(PREFIX + name, {FLASH: _flash, SDPA: _sdpa}[name] if name != VARLEN else _make_varlen())
     return PREFIX + name
+
+
+def borders(implementation: str, row_ends: torch.Tensor, row_lengths: tuple[int, ...]) -> dict[str, Any]:
+    """What an implementation, by its registered name, needs of the rows' borders; not more, so that a compiled layer is the
+    same for all packs: the kernels take an upper bound of the longest row, and powers of two are few."""
+    if implementation == PREFIX + SDPA:
+        return {"row_lengths": row_lengths}
+    return {"row_ends": row_ends, "longest": 1 << (max(row_lengths) - 1).bit_length()}
 
 
 def _sdpa(
@@ -76,28 +84,30 @@ def _flash(_module: Any, query: Any, key: Any, value: Any, _mask: None, scaling:
     return output.view(query.shape[0], query.shape[2], *output.shape[1:]), None
 
 
-def _varlen(_module: Any, query: Any, key: Any, value: Any, _mask: None, scaling: float, **borders: Any) -> Any:
+def _make_varlen() -> Callable[..., Any]:
     from torch.nn.attention.varlen import varlen_attn
 
     known = inspect.signature(varlen_attn).parameters
     options: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}  # torch 2.10
-    if "scale" in known:  # else it is 1 / sqrt(size), which is Qwen3's
-        options["scale"] = scaling
-    q, k, v, ends, longest = _in_one(query, key, value, borders)
-    if "enable_gqa" in known:
+    if "enable_gqa" in known:  # before torch 2.12 it takes fewer keys than queries without being told
         options["enable_gqa"] = True
-    else:  # before torch 2.12
-        k, v = (tensor.repeat_interleave(q.shape[1] // tensor.shape[1], dim=1) for tensor in (k, v))
-    output = varlen_attn(q, k, v, ends, ends, longest, longest, **options)
-    return output.view(query.shape[0], query.shape[2], *output.shape[1:]), None
+    takes_scale = "scale" in known
+
+    def _varlen(_module: Any, query: Any, key: Any, value: Any, _mask: None, scaling: float, **borders: Any) -> Any:
+        q, k, v, ends, longest = _in_one(query, key, value, borders)
+        scale = {"scale": scaling} if takes_scale else {}  # else it is 1 / sqrt(size), which is Qwen3's
+        output = varlen_attn(q, k, v, ends, ends, longest, longest, **options, **scale)
+        return output.view(query.shape[0], query.shape[2], *output.shape[1:]), None
+
+    return _varlen
 
 
 def _in_one(query: Any, key: Any, value: Any, borders: dict[str, Any]) -> tuple[Any, Any, Any, Any, int]:
-    """[tokens, heads, size] each, where rows begin and end [rows + 1], and the longest row's length."""
+    """[tokens, heads, size] each, where rows begin and end [rows + 1], and a bound of the longest row's length."""
     batch, _, length, _ = query.shape
     flat = [tensor.transpose(1, 2).reshape(batch * length, tensor.shape[1], -1) for tensor in (query, key, value)]
     ends = borders.get("row_ends")
     if ends is None:
         ends = torch.arange(0, (batch + 1) * length, length, dtype=torch.int32, device=query.device)
         return flat[0], flat[1], flat[2], ends, length
-    return flat[0], flat[1], flat[2], ends, max(borders["row_lengths"])
+    return flat[0], flat[1], flat[2], ends, borders["longest"]

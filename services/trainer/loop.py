@@ -16,7 +16,15 @@ from services.trainer import checkpoint
 from services.trainer.callbacks import METRIC, MetricsFile, Pace, ProgressLine, has_converged
 from services.trainer.config import TrainConfig
 from services.trainer.errors import TrainError
-from services.trainer.model import Counts, attach, autocasts, count_parameters, load_base
+from services.trainer.model import (
+    Counts,
+    attach,
+    autocasts,
+    can_compile,
+    compile_layers,
+    count_parameters,
+    load_base,
+)
 from services.trainer.optimizer import StochasticAdamW
 from services.trainer.packing import Schedule, make_schedule
 from services.trainer.reporters import make_reporters
@@ -33,6 +41,9 @@ from services.trainer.supervised import SupervisedTrainer
 from services.trainer.train import Job
 
 TOLD_TO_STOP = 3
+
+# Tokens of a run from which compiling its layers pays for itself on an H100; slower GPUs gain more from each token.
+COMPILES_FROM = 4_000_000
 
 
 def fit(job: Job) -> int:
@@ -53,9 +64,11 @@ def fit(job: Job) -> int:
     with _one_line_errors(config):
         arguments = training_arguments(config, schedule, device, job)
         model = attach(load_base(config, device), config)
+        if can_compile(device) and processes() == 1 and _tokens_of(job, schedule) >= COMPILES_FROM:
+            compile_layers(model)
         counts = count_parameters(model)
         _announce(job, schedule, counts, device)
-        trainer = _make_trainer(job, schedule, model, arguments, pace)
+        trainer = make_trainer(job, schedule, model, arguments, pace)
         record = RunFiles(job, counts, schedule, device)
         if is_first_process():
             record.begin()
@@ -96,6 +109,10 @@ def schedule_of(job: Job) -> Schedule:
     )
 
 
+def _tokens_of(job: Job, schedule: Schedule) -> int:
+    return sum(len(job.rows[row]) for pack in schedule.packs for row in pack)
+
+
 def training_arguments(config: TrainConfig, schedule: Schedule, device: str, job: Job) -> Any:
     """Starts the process group where torchrun made several processes. When to evaluate and save is `Pace`'s."""
     arguments = TrainingArguments(
@@ -134,7 +151,7 @@ def training_arguments(config: TrainConfig, schedule: Schedule, device: str, job
     return arguments
 
 
-def _make_trainer(job: Job, schedule: Schedule, model: Any, arguments: Any, pace: Pace) -> SupervisedTrainer:
+def make_trainer(job: Job, schedule: Schedule, model: Any, arguments: Any, pace: Pace) -> SupervisedTrainer:
     config = job.config
     options: dict[str, Any] = {}
     if config.method == "full" and config.weights_dtype == "bf16":

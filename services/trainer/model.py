@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
+import shutil
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,11 +27,12 @@ class LossHead(torch.nn.Linear):  # type: ignore[misc]  # torch is untyped here
     """
 
     loss_chunk = 1024
+    compiled = False
 
     def forward(self, hidden: torch.Tensor, targets: Any = None, weights: Any = None) -> Any:
         if targets is None:
             return super().forward(hidden)
-        return supervised_cross_entropy(hidden, self.weight, targets, weights, self.loss_chunk)
+        return supervised_cross_entropy(hidden, self.weight, targets, weights, self.loss_chunk, self.compiled)
 
 
 class TrainingQwen3(Qwen3ForCausalLM):  # type: ignore[misc]  # transformers is untyped here
@@ -50,7 +54,12 @@ class TrainingQwen3(Qwen3ForCausalLM):  # type: ignore[misc]  # transformers is 
         **_unused: Any,
     ) -> dict[str, torch.Tensor]:
         """`loss`: weighted sum of the targets' losses, with gradient; `losses` [n]: each, without."""
-        borders = {} if row_lengths is None else {"row_ends": row_ends, "row_lengths": row_lengths}
+        if input_ids.shape[1] == 1:  # an empty pack: what is compiled takes any length but 1
+            input_ids, position_ids = input_ids.repeat(1, 2), position_ids.repeat(1, 2)
+            row_ends, row_lengths = (None, None) if row_ends is None else (2 * row_ends, (2,))
+        borders = {}
+        if row_ends is not None and row_lengths is not None:
+            borders = attention.borders(self.config._attn_implementation, row_ends, row_lengths)
         outputs = self.model(
             input_ids=input_ids,
             position_ids=position_ids,
@@ -117,6 +126,28 @@ def attach(model: Any, config: TrainConfig) -> Any:
             if hasattr(module, "lora_A"):
                 module.cast_input_dtype_enabled = False
     return model
+
+
+def can_compile(device: str) -> bool:
+    """Whether torch can make GPU kernels here: by Triton, which itself needs a C compiler."""
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+    return device == "cuda" and compiler is not None and importlib.util.find_spec("triton") is not None
+
+
+def compile_layers(model: Any, backend: str = "inductor") -> None:
+    """Compiles the layers and the loss, in place: norms, rotation and gates become a few kernels that read memory once.
+
+    Layer by layer, since all have one shape and the first's code serves the others, and for packs of any length. What is
+    compiled keeps less for its backward pass than `memory` counts. It happens in the first steps; torch's own
+    TORCHDYNAMO_DISABLE=1 prevents it.
+    """
+    # Numbers such as a norm's epsilon stay constants: as variables, each layer would be traced and lowered a second time.
+    torch._dynamo.config.specialize_float = True
+    model.enable_input_require_grads()  # or the first layer's backward pass would be another program than the others'
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    for layer in base.model.layers:
+        layer.compile(backend=backend, dynamic=True)
+    base.lm_head.compiled = backend == "inductor"
 
 
 def autocasts(config: TrainConfig) -> bool:

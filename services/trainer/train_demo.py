@@ -21,9 +21,10 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = Path(__file__).parent / "examples" / "children_medicines.jsonl"
+REHEARSAL = Path(__file__).parent / "examples" / "rehearsal.jsonl"
 CONFIG = ROOT / "deploy" / "configs" / "train-demo.yaml"
 SERVED_WITHIN_S = 60.0
-MOST_QUESTIONS = 24
+MOST_QUESTIONS = 8
 
 Command = Callable[[Sequence[str]], int]
 
@@ -47,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base", type=Path, default=ROOT / "deploy" / "demo", help="the model that the server serves")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "train-demo", help="folder for data and run")
     parser.add_argument("--example", type=Path, default=EXAMPLE, help="JSONL of dialogues to learn")
+    parser.add_argument("--rehearsal", type=Path, default=REHEARSAL, help="JSONL of dialogues to keep up beside it")
     parser.add_argument("--key", default="EMPTY", help="API key, when the server asks for one")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of the training")
 
@@ -63,13 +65,10 @@ def run(options: argparse.Namespace, command: Command) -> int:
 
 def _loop(options: argparse.Namespace, command: Command) -> None:
     begun = time.monotonic()
-    questions = read_questions(options.example)[:MOST_QUESTIONS]
     server = Server(options.url, options.key)
     served = server.is_ready()
     if not served:
         print(f"No server is ready at {options.url}: run `make serve` in another terminal to see the adapter served.")
-    before = server.answers("Qwen3-1.7B", questions) if served else []
-
     data = options.out / "data"
     trained = options.out / time.strftime("run-%Y%m%d-%H%M%S")  # a run's folder is never used twice
     _step(
@@ -79,6 +78,7 @@ def _loop(options: argparse.Namespace, command: Command) -> None:
         [
             "prepare",
             str(options.example),
+            str(options.rehearsal),
             "--out",
             str(data),
             "--base",
@@ -86,6 +86,9 @@ def _loop(options: argparse.Namespace, command: Command) -> None:
             "--overwrite",
         ],
     )
+    questions = trained_questions(options.example, data)[:MOST_QUESTIONS]
+    before = server.answers("Qwen3-1.7B", questions) if served else []
+
     settings = [f"base={options.base}", f"data={data}", f"out={trained}", *options.set]
     shared = ["--config", str(CONFIG), *(part for setting in settings for part in ("--set", setting))]
     _step(2, "plan", command, ["plan", *shared])
@@ -134,6 +137,16 @@ def read_questions(path: Path) -> list[Question]:
         return [Question(row["question"], row["answer"]) for row in rows]
     except (OSError, ValueError, KeyError) as error:
         raise LoopError(f"cannot read {path}: {error}") from error
+
+
+def trained_questions(example: Path, data: Path) -> list[Question]:
+    """Those of the example that `prepare` put into the training split: the others are held out, and nobody learns them."""
+    try:
+        lines = (data / "train.jsonl").read_text(encoding="utf-8").splitlines()
+        learned = {m["content"] for line in lines for m in json.loads(line)["messages"] if m["role"] == "user"}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise LoopError(f"cannot read what prepare wrote into {data}: {error}") from error
+    return [question for question in read_questions(example) if question.text in learned]
 
 
 def overlap(answer: str, reference: str) -> float:

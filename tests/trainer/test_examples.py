@@ -65,3 +65,16 @@ def test_a_dialogue_keeps_to_the_policy(dialogue: dict[str, Any]) -> None:
 @pytest.mark.parametrize("dialogue", DIALOGUES, ids=[dialogue["topic"] for dialogue in DIALOGUES])
 def test_an_answer_says_when_to_see_somebody(dialogue: dict[str, Any]) -> None:
     assert re.search(r"就诊|急诊|请看|医生|药师|120|doctor|pharmac|emergency", dialogue["answer"])
+
+
+def test_the_rehearsal_is_what_the_demo_model_already_says() -> None:
+    """Dialogues of the demo model as they stand, so that a run keeps up what they taught."""
+    corpus = read_corpus()
+    known = {(d.question, d.think, d.answer) for d in corpus.dialogues}
+    unknown = {u.question for u in corpus.out_of_scope if u.split == "train"}
+    lines = PATH.with_name("rehearsal.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert len(rows) > 60
+    for row in rows:
+        assert (row["question"], row["think"], row["answer"]) in known or row["question"] in unknown, row["id"]
+    assert len({row["question"] for row in rows}) == len(rows)
