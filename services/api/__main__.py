@@ -108,6 +108,8 @@ def _adapter_limits(settings: Settings, limits: Any) -> Any:
 async def _run(settings: Settings, model: Any, build: Any) -> int:
     import uvicorn
 
+    from services.api.safety.policy import PolicyError
+
     failures: list[Exception] = []
 
     class Server(uvicorn.Server):
@@ -145,7 +147,14 @@ async def _run(settings: Settings, model: Any, build: Any) -> int:
         log.info("[4/4] ready", extra=logs.fields(seconds=round(seconds, 1)))
         _announce(settings, server, model.demo is not None)
 
-    service = build(settings, model, on_ready=on_ready, on_failure=on_failure)
+    try:
+        service = build(settings, model, on_ready=on_ready, on_failure=on_failure)
+    except (PolicyError, OSError) as refused:
+        for line in str(refused).splitlines():
+            log.error("safety: %s", line)
+        return 1
+    if settings.safety_profile != "default":
+        log.warning("SAFETY PROFILE %r: replies are not guarded as patients need it", settings.safety_profile)
     config = uvicorn.Config(
         service.app,
         host=settings.host,

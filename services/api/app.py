@@ -7,12 +7,10 @@ import contextlib
 import functools
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import yaml
 from fastapi import FastAPI
 from prometheus_client import REGISTRY, CollectorRegistry
 from starlette.exceptions import HTTPException
@@ -36,6 +34,11 @@ from services.api.http.ops import ops_router
 from services.api.http.sse import error_body
 from services.api.metrics import Metrics
 from services.api.prompt import PromptBuilder
+from services.api.safety.audit import AuditFile
+from services.api.safety.drugs import DrugTable
+from services.api.safety.guard import Guard
+from services.api.safety.second_opinion import EngineOpinion
+from services.api.safety.store import PolicyStore
 from services.api.settings import Settings
 from services.api.thinking.present import Annotator
 from services.api.thinking.token_text import TokenTexts
@@ -46,7 +49,6 @@ from services.contract.chat_format import ChatFormat, Message
 log = logging.getLogger(__name__)
 
 VERSION = "0.1.0"
-REFERENCES = Path(__file__).parent / "thinking" / "references.yaml"
 WARM_UP_CHOICES = 8  # the first batch of 8 or more compiles a sampling kernel on GPUs, which takes seconds
 
 
@@ -73,21 +75,22 @@ class Service:
 
 
 class Life:
-    """Runs the supervisor, and the adapter watcher once there is an engine, beside the server."""
+    """Runs the supervisor, and whatever watches files, beside the server."""
 
     def __init__(
-        self, supervisor: Supervisor, watcher: AdapterWatcher | None, on_failure: Callable[[Exception], None]
+        self,
+        supervisor: Supervisor,
+        beside: Sequence[Callable[[], Awaitable[None]]],
+        on_failure: Callable[[Exception], None],
     ) -> None:
-        """`on_failure` is told the cause when the very first start has failed."""
+        """`beside`: what runs as long as the server does. `on_failure` is told why the very first start has failed."""
         self._supervisor = supervisor
-        self._watcher = watcher
+        self._beside = beside
         self._on_failure = on_failure
 
     @contextlib.asynccontextmanager
     async def run(self, app: FastAPI) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(self._supervise())]
-        if self._watcher is not None:
-            tasks.append(asyncio.create_task(self._watcher.run()))
+        tasks = [asyncio.ensure_future(task()) for task in (self._supervise, *self._beside)]
         try:
             yield
         finally:
@@ -158,7 +161,12 @@ def build(
             await adapters.registry.restore()
 
     supervisor = Supervisor(model.engine, warm, settings.restart_backoff_s, ready, metrics.engine_restarts.inc)
-    watcher = None
+    store = PolicyStore(
+        settings.safety_profile,
+        settings.policy_folder,
+        lambda result: metrics.safety_reloads.labels(result=result).inc(),
+    )
+    beside: list[Callable[[], Awaitable[None]]] = [functools.partial(store.run, settings.safety_poll_s)]
     if adapters is not None and settings.adapter_volume is not None:
         watcher = AdapterWatcher(
             settings.adapter_volume,
@@ -167,6 +175,7 @@ def build(
             is_ready=lambda: supervisor.is_ready,
             on_volume=metrics.adapter_volume_up.set,
         )
+        beside.append(watcher.run)
     admission = Admission(settings.max_active_requests)
     names = ModelNames(settings.served_model_name, int(time.time()), model.demo, registry_of_adapters)
     door = ChatDoor(
@@ -177,13 +186,20 @@ def build(
         names=names,
         prompts=PromptBuilder(model.chat_format, settings.system_prompt),
         turns=Turns(model.engine, model.chat_format, texts, settings.answer_reserve),
-        annotator=read_annotator(REFERENCES),
+        guard=Guard(
+            store,
+            AuditFile(settings.record_file),
+            metrics,
+            settings.safety_check_limit_s,
+            EngineOpinion(model.engine, model.chat_format) if settings.safety_second_opinion else None,
+        ),
+        annotator=read_annotator(),
         metrics=metrics,
         sampling_defaults=model.sampling_defaults,
         max_body_bytes=settings.max_body_bytes,
         keep_alive_s=settings.keep_alive_s,
     )
-    life = Life(supervisor, watcher, on_failure)
+    life = Life(supervisor, beside, on_failure)
     # No /docs page: FastAPI's loads scripts from other hosts, which a hospital network does not reach.
     app = FastAPI(title="MedThink", version=VERSION, lifespan=life.run, docs_url=None, redoc_url=None)
     app.include_router(chat_router(door))
@@ -219,14 +235,11 @@ def versions(settings: Settings, model: Model, supervisor: Supervisor) -> dict[s
 
 
 @functools.cache  # tests build hundreds of apps, and reading the table is most of building one
-def read_annotator(path: Path) -> Annotator:
-    """The drugs that annotated reasoning links, from the table beside the code."""
-    table = yaml.safe_load(path.read_text(encoding="utf-8"))
-    drugs: dict[str, str] = {}
-    for row in table["drugs"]:
-        address = table["address"].format(atc=row["atc"])
-        drugs |= dict.fromkeys((row["name"], row["zh"], *row.get("also", [])), address)
-    return Annotator(drugs)
+def read_annotator() -> Annotator:
+    """Links the drugs of the safety table in annotated reasoning; names that are everyday words too are left alone."""
+    table = DrugTable.load()
+    names = table.names().items()
+    return Annotator({name: table.address(drug) for name, drug in names if name not in table.ordinary_words})
 
 
 def _if_ready(supervisor: Supervisor, engine: Engine) -> int | None:

@@ -78,6 +78,14 @@ class Safety:
 
 
 @dataclass(frozen=True, slots=True)
+class Replaced:
+    """The reply was blocked: `text` is its last content, and stands in place of all that was shown before it."""
+
+    text: str
+    safety: Safety
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """The last event of a choice."""
 
@@ -88,4 +96,4 @@ class Finished:
     safety: Safety = field(default_factory=Safety)
 
 
-Event = Reasoning | ReasoningDone | Answer | ToolCallDelta | Finished
+Event = Reasoning | ReasoningDone | Answer | ToolCallDelta | Replaced | Finished

@@ -8,6 +8,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+_CHECK_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.1, 1)
 
 
 class Metrics:
@@ -42,6 +43,22 @@ class Metrics:
             "medthink_adapter_changes", "Adapter versions by new state", ["state"], registry=registry
         )
         self.adapter_volume_up = Gauge("medthink_adapter_volume_up", "1 while the volume answers", registry=registry)
+
+        self.safety_replies = Counter(
+            "medthink_safety_replies", "Judged replies by verdict and mode", ["verdict", "mode"], registry=registry
+        )
+        self.safety_hits = Counter(
+            "medthink_safety_hits",
+            "Replies in which a rule was found broken",
+            ["rule", "verdict", "mode"],
+            registry=registry,
+        )
+        self.safety_check_s = Histogram(
+            "medthink_safety_check_seconds", "Time to judge one sentence", buckets=_CHECK_SECONDS, registry=registry
+        )
+        self.safety_reloads = Counter(
+            "medthink_safety_policy_reloads", "Changed policies by result", ["result"], registry=registry
+        )
 
     def render(self) -> bytes:
         return generate_latest(self.registry)

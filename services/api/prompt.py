@@ -24,6 +24,11 @@ class PromptBuilder:
         """Most tokens of a reply behind `prompt_ids`: what the context has left, less the frame that we write around it."""
         return max_model_len - len(prompt_ids) - self._frame
 
+    def system_prompt(self, messages: Sequence[Message], system_prompt: str | None = None) -> str | None:
+        """The system text that the model is given: the conversation's own, else `system_prompt`, else the default."""
+        own = "\n".join(m.content for m in messages if m.role == "system")
+        return own or (self._default_system_prompt if system_prompt is None else system_prompt) or None
+
     def build(
         self,
         messages: Sequence[Message],
@@ -36,7 +41,7 @@ class PromptBuilder:
         Raises `ContextLengthExceeded` when no reply would fit behind them.
         """
         turns = list(messages)
-        prompt = self._default_system_prompt if system_prompt is None else system_prompt
+        prompt = self.system_prompt(messages, system_prompt)
         if prompt and all(m.role != "system" for m in turns):
             turns.insert(0, Message(role="system", content=prompt))
         # Counting characters first keeps a megabyte of text from being tokenized just to be refused: in byte-level

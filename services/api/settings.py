@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.contract.chat_format import DEFAULT_SYSTEM_PROMPT
@@ -62,6 +63,17 @@ class Settings(BaseSettings):
         1.0, gt=0, description="first pause before a dead engine is restarted; doubles up to 60 s"
     )
 
+    safety_profile: Literal["default", "seed", "off"] = Field(
+        "default", description="seed: the article's three expressions, to compare; off: no guard, only on loopback"
+    )
+    safety_policy: str = Field("", description="folder with the policy's YAML files; empty: the one that is shipped")
+    safety_poll_s: float = Field(2.0, gt=0, description="seconds between two looks for changed policy files")
+    safety_check_limit_s: float = Field(1.0, gt=0, description="a check of one sentence that takes longer blocks")
+    safety_records: str = Field("", description="file to append a record of each judged reply to; empty: none")
+    safety_second_opinion: bool = Field(
+        False, description="ask the served model for a verdict on each reply as well; it can only raise severity"
+    )
+
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least severe line that is logged"
     )
@@ -89,6 +101,15 @@ class Settings(BaseSettings):
             raise ValueError("must be 8, 16, 32, 64, 128, 256, 320 or 512")
         return value
 
+    @model_validator(mode="after")
+    def _guard_is_off_on_loopback_only(self) -> Self:
+        if self.safety_profile == "off" and not is_loopback(self.host):
+            raise ValueError(
+                f"MEDTHINK_SAFETY_PROFILE=off is for loopback only, and the server would listen on {self.host}: "
+                "set MEDTHINK_HOST=127.0.0.1, or another profile"
+            )
+        return self
+
     @property
     def adapter_volume(self) -> Path | None:
         return (ROOT / self.adapters) if self.adapters else None
@@ -101,8 +122,26 @@ class Settings(BaseSettings):
         return Path(base) / "medthink" / "adapters" / str(os.getpid())
 
     @property
+    def policy_folder(self) -> Path | None:
+        return Path(self.safety_policy) if self.safety_policy else None
+
+    @property
+    def record_file(self) -> Path | None:
+        return Path(self.safety_records) if self.safety_records else None
+
+    @property
     def keys(self) -> tuple[str, ...]:
         return tuple(key.strip() for key in self.api_keys.split(",") if key.strip())
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 class SettingsError(ValueError):
@@ -114,5 +153,12 @@ def read_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        lines = [f"MEDTHINK_{str(e['loc'][0]).upper()}: {e['msg']} (got {e['input']!r})" for e in error.errors()]
+        lines = [_problem(e) for e in error.errors()]
         raise SettingsError("\n".join(lines)) from error
+
+
+def _problem(error: Any) -> str:
+    """A line for one problem; one that several settings make together names them itself."""
+    if not error["loc"]:
+        return str(error["msg"]).removeprefix("Value error, ")
+    return f"MEDTHINK_{str(error['loc'][0]).upper()}: {error['msg']} (got {error['input']!r})"

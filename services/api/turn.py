@@ -35,6 +35,7 @@ from services.api.events import (
     ToolCallDelta,
     Usage,
 )
+from services.api.safety.guard import TurnGuard
 from services.api.thinking.options import ThinkingOptions
 from services.api.thinking.splitter import Part, ReplySplitter
 from services.api.thinking.stop_strings import StopStrings
@@ -59,6 +60,7 @@ class TurnRequest:
     choices: int = 1
     adapter: AdapterHandle | None = None
     cache_salt: str | None = None
+    guard: TurnGuard | None = None
 
 
 def reasoning_cap(max_tokens: int, budget: int | None, answer_reserve: int) -> int:
@@ -121,7 +123,36 @@ class Turns:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _run_choice(self, request: TurnRequest, index: int) -> AsyncGenerator[Event, None]:
+        """The choice's events; behind the guard, when there is one, only what it lets pass."""
         choice = _Choice(request, index, self._chat_format, self._texts, self._answer_reserve)
+        if request.guard is None:
+            async with contextlib.aclosing(self._generate(choice)) as events:
+                async for event in events:
+                    yield event
+            return
+        gate, complete = request.guard.gate(), False
+        try:
+            if not gate.is_blocked:
+                async with contextlib.aclosing(self._generate(choice)) as events:
+                    async for event in events:
+                        if isinstance(event, Finished):
+                            break
+                        for released in gate.take(event):
+                            yield released
+                        if gate.is_blocked:
+                            break
+            for released in gate.flush():
+                yield released
+            await request.guard.second_opinion(index, gate)
+            last = list(gate.take(choice.finished()))
+            complete = True
+            for released in last:
+                yield released
+        finally:
+            request.guard.close(index, gate, complete)
+
+    async def _generate(self, choice: _Choice) -> AsyncGenerator[Event, None]:
+        """What the model says. Closing it aborts the engine's request."""
         for phase in (choice.thinking_phase, choice.answer_phase):
             generation = phase()
             if generation is None:

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from services.api.app import REFERENCES, read_annotator
+from services.api.app import read_annotator
 from services.api.events import Answer, Finished, Reasoning, ReasoningDone, ToolCallDelta, Usage
 from services.api.http.deltas import ChoicePresenter
 from services.api.thinking.options import ThinkingOptions
 from services.api.thinking.present import Annotator
 
-ANNOTATOR = read_annotator(REFERENCES)
+ANNOTATOR = read_annotator()
 LINK = re.compile(r"\[([^\]]+)\]\((https://[^)\s]+)\)")
 ANNOTATED = ThinkingOptions(annotated=True)
 

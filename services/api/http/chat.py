@@ -7,7 +7,7 @@ import dataclasses
 import logging
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,9 +31,11 @@ from services.api.http.sse import EventStreamResponse, JsonTurnResponse, interna
 from services.api.logs import fields
 from services.api.metrics import Metrics
 from services.api.prompt import PromptBuilder
+from services.api.safety.guard import Guard, Question, TurnGuard
 from services.api.thinking.options import ThinkingOptions
 from services.api.thinking.present import Annotator
 from services.api.turn import TurnRequest, Turns
+from services.contract.chat_format import Message
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +51,7 @@ class ChatDoor:
     names: ModelNames
     prompts: PromptBuilder
     turns: Turns
+    guard: Guard
     annotator: Annotator
     metrics: Metrics
     sampling_defaults: Mapping[str, Any]
@@ -147,7 +150,19 @@ class _Run:
         turn = build_turn(wire, self._head.id, messages, prompt_ids, room, info.vocab_size, door.sampling_defaults)
         self._options = turn.thinking
         self._presenters = [ChoicePresenter(turn.thinking, door.annotator) for _ in range(turn.choices)]
-        return dataclasses.replace(turn, adapter=lease.handle if lease else None)
+        guard = self._guard(turn, messages, door.prompts.system_prompt(messages, system_prompt))
+        return dataclasses.replace(turn, adapter=lease.handle if lease else None, guard=guard)
+
+    def _guard(self, turn: TurnRequest, messages: Sequence[Message], system_prompt: str | None) -> TurnGuard | None:
+        question = Question(
+            request_id=self._head.id,
+            messages=[(m.role, m.content) for m in messages if m.role in ("user", "assistant")],
+            system_prompt=system_prompt,
+            streaming=bool(self._wire.stream),
+            amends_text=turn.sampling.grammar is None and turn.forced_call is None,
+            shows_reasoning=turn.thinking.shown,
+        )
+        return self._door.guard.open(question)
 
     def _count(self, finished: Finished) -> None:
         metrics, usage = self._door.metrics, finished.usage

@@ -84,7 +84,7 @@ class ChunkWriter:
 
     def delta(self, index: int, delta: Delta) -> bytes:
         """One delta. Text alone, nearly every frame, is put together without building objects."""
-        if delta.tool_call is None and not delta.logprobs:
+        if delta.tool_call is None and not delta.logprobs and delta.replaces is None:
             parts = []
             if delta.reasoning:
                 text = quoted(delta.reasoning)
@@ -97,7 +97,8 @@ class ChunkWriter:
             body["content"] = delta.content
         if delta.tool_call is not None:
             body["tool_calls"] = [tool_call_json(delta.tool_call)]
-        return self._full(index, body, logprobs_json(delta.logprobs) if delta.logprobs else None, None, {})
+        more = {} if delta.replaces is None else {"safety": {**safety_json(delta.replaces), "replace": delta.content}}
+        return self._full(index, body, logprobs_json(delta.logprobs) if delta.logprobs else None, None, more)
 
     def finish(self, index: int, finished: Finished, adapter: AdapterUsed | None) -> bytes:
         more = {

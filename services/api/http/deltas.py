@@ -8,7 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from services.api.events import Answer, Event, Finished, Reasoning, ReasoningDone, TokenLogprobs, ToolCallDelta
+from services.api.events import (
+    Answer,
+    Event,
+    Finished,
+    Reasoning,
+    ReasoningDone,
+    Replaced,
+    Safety,
+    TokenLogprobs,
+    ToolCallDelta,
+)
 from services.api.thinking.options import ThinkingOptions
 from services.api.thinking.present import Annotator, SentenceBuffer
 from services.contract.chat_format import ANSWER_BEGIN, REASONING_BEGIN, REASONING_END
@@ -22,6 +32,7 @@ class Delta:
     content: str = ""
     logprobs: tuple[TokenLogprobs, ...] = ()
     tool_call: ToolCallDelta | None = None
+    replaces: Safety | None = None  # set: `content` stands in place of everything that was shown before
 
 
 class ChoicePresenter:
@@ -48,6 +59,13 @@ class ChoicePresenter:
         elif isinstance(event, ToolCallDelta):
             yield from self._end_reasoning()
             yield Delta(tool_call=event)
+        elif isinstance(event, Replaced):
+            yield from self._end_reasoning()
+            marker = ANSWER_BEGIN if self._options.in_content and not self._answer_begun else ""
+            self._answer_begun = True
+            if marker:
+                yield Delta(content=marker)
+            yield Delta(content=event.text, replaces=event.safety)
         elif isinstance(event, Finished):
             yield from self._end_reasoning()
 

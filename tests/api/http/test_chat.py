@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.api.engine.base import Grammar
+from services.api.safety.policy import read_policy
 from services.api.settings import DEFAULT_SYSTEM_PROMPT
 from services.contract.chat_format import END_THINK, END_TOOL_CALL, IM_END, THINK, TOOL_CALL, ChatFormat, Message
 from tests.fakes import FakeEngine, Pen
@@ -81,7 +82,7 @@ async def test_a_whole_reply_has_openais_shape_and_ours(engine, pen: Pen, chat_f
         "prompt_tokens_details": {"cached_tokens": 7},
     }
     assert body["adapter"] is None
-    assert body["safety"] == {"verdict": "unchecked", "rules": [], "policy": None}
+    assert body["safety"] == {"verdict": "pass", "rules": [], "policy": read_policy().label}
 
 
 async def test_a_stream_has_openais_chunks_and_both_reasoning_fields(engine, in_process: Factory) -> None:
@@ -103,7 +104,7 @@ async def test_a_stream_has_openais_chunks_and_both_reasoning_fields(engine, in_
     assert all(c["delta"]["reasoning"] == c["delta"]["reasoning_content"] for c in choices if "reasoning" in c["delta"])
     assert all(c["finish_reason"] is None for c in choices[:-1])
     assert (choices[-1]["delta"], choices[-1]["finish_reason"]) == ({}, "stop")
-    assert frames[-1]["safety"] == {"verdict": "unchecked", "rules": [], "policy": None}
+    assert frames[-1]["safety"] == {"verdict": "pass", "rules": [], "policy": read_policy().label}
     assert frames[-1]["thinking_truncated"] is False
     assert all(delta for c in choices[:-1] if (delta := c["delta"])), "an empty delta was sent"
 
@@ -192,11 +193,11 @@ async def test_reasoning_that_is_not_wanted_is_nowhere(engine, in_process: Facto
 
 
 async def test_annotated_reasoning_links_and_bolds(chat_format, pen: Pen, in_process: Factory) -> None:
-    engine = FakeEngine(chat_format, pen.thought("首先停用华法林。", "首先停用华法林。"))
+    engine = FakeEngine(chat_format, pen.thought("首先停用华法林。", "首先停用华法林，请立即就医。"))
     async with in_process(engine) as running:
         message = (await running.chat(**ASK, annotate_reasoning=True)).json()["choices"][0]["message"]
     assert message["reasoning_content"].startswith("**首先**停用[华法林](https://")
-    assert message["content"] == "首先停用华法林。"
+    assert message["content"] == "首先停用华法林，请立即就医。"
 
 
 async def test_a_truncated_thought_says_so_everywhere(engine, in_process: Factory) -> None:

@@ -24,7 +24,7 @@ def endless(chat_format: ChatFormat, pen: Pen) -> FakeEngine:
 
 
 async def test_a_stream_arrives_as_it_is_written(chat_format, pen: Pen, served: Factory) -> None:
-    engine = FakeEngine(chat_format, pen.thought("想一想", "请就诊"), delay_s=0.03)
+    engine = FakeEngine(chat_format, pen.thought("想一想。" * 6, "请就诊。"), delay_s=0.03)
     async with served(engine) as running:
         begun, times, chunks = time.monotonic(), [], []
         async with running.client.stream("POST", "/v1/chat/completions", json=ASK | {"stream": True}) as response:
@@ -110,7 +110,7 @@ async def test_a_silent_stream_gets_keep_alive_comments(chat_format, pen: Pen, s
 
 
 async def test_a_lively_stream_gets_none(chat_format, pen: Pen, served: Factory) -> None:
-    engine = FakeEngine(chat_format, pen.thought("想" * 20, "答"), delay_s=0.01)
+    engine = FakeEngine(chat_format, pen.thought("想。" * 20, "答。"), delay_s=0.01)
     async with served(engine, keep_alive_s=0.2) as running:
         response = await running.chat(**ASK, stream=True)
     assert ": keep-alive" not in response.text
@@ -126,9 +126,9 @@ async def test_an_error_before_the_start_is_an_http_error(chat_format, pen: Pen,
 
 
 async def test_an_error_after_the_start_is_a_frame_and_then_the_end(chat_format, pen: Pen, served: Factory) -> None:
-    engine = FakeEngine(chat_format, pen.thought("想" * 9, "答" * 9))
+    engine = FakeEngine(chat_format, pen.thought("想。" * 9, "答。" * 9))
     async with served(engine) as running:
-        engine.dies_after = 6
+        engine.dies_after = 12
         response = await running.chat(**ASK, stream=True)
     assert response.status_code == 200
     frames = frames_of(response.text)
