@@ -12,6 +12,10 @@ from services.api.safety.policy import Policy
 from services.api.safety.terms import Find
 from services.api.safety.verdicts import Hit, Part, Verdict
 
+# Groups of terms that rules read in the user's words alone; red flags in a reply only where the user told of some.
+OF_USERS = frozenset({"fact", "tempo", "self_harm_risk", "injection_attempt", "pregnancy_ending", "pregnancy_partner"})
+OF_USERS_AND_FLAGS = OF_USERS | {"red_flag"}
+
 _CHINESE = re.compile(r"[\u3400-\u9fff]")
 LONGEST_INPUT = 4000  # characters of a message that are assessed, half from each end
 _TAIL = 160  # characters of what came before that a sentence is read with
@@ -129,7 +133,8 @@ def read_sentence(case: Case, part: Part, original: str, start: int) -> Sentence
     norm = normalise(original)
     earlier = next((s for s in reversed(case.reply) if s.part == part), None)
     before = (earlier.before + earlier.text)[-_TAIL:] if earlier else ""
-    finds = case.policy.matcher.find(norm.text, frozenset(case.facts))
+    skipped = OF_USERS if "red_flag_input" in case.facts else OF_USERS_AND_FLAGS
+    finds = case.policy.matcher.find(norm.text, frozenset(case.facts), skipped)
     return Sentence(part, original, start, norm, finds, before)
 
 

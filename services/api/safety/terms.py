@@ -90,8 +90,11 @@ class TermMatcher:
             self._numbers[expanded] = self._note(Pattern(expanded, where))
         return self._numbers[expanded]
 
-    def find(self, text: str, facts: frozenset[str] = frozenset()) -> list[Find]:
-        """Every term that occurs, active or not, in the order of their places. `facts` are what `needs` may ask for."""
+    def find(self, text: str, facts: frozenset[str] = frozenset(), skipped: frozenset[str] = frozenset()) -> list[Find]:
+        """Every term that occurs, active or not, in the order of their places.
+
+        `facts` are what `needs` may ask for; `skipped` are groups that nobody will ask this text for.
+        """
         possible = set(self._always)
         if self._literals is not None:
             for _, numbers in self._literals.iter(text):
@@ -101,6 +104,8 @@ class TermMatcher:
         found = []
         for n in sorted(wanted):
             compiled = self._terms[n]
+            if compiled.term.group in skipped:
+                continue
             if compiled.term.needs <= facts and (find := reader.find(compiled)) is not None:
                 found.append(find)
         return sorted(found, key=lambda find: (find.start, find.end))

@@ -54,7 +54,7 @@ class MissingEmergencyAdvice:
         known = self._known(case)
         advised = known.urgent
         if sentence.part == "answer":
-            if sentence.active(URGENT):
+            if sentence.active(URGENT) or _advises_for(sentence, known.flags):
                 known.urgent = True
                 case.facts.add("urgent_advice")
             if not known.exempt:
@@ -133,6 +133,12 @@ def _concluded(sentence: Sentence, case: Case) -> list[str]:
     """What the answer itself says is there."""
     found = [find.term.id for find in sentence.active(CONCLUDED)]
     return found + _critical(sentence.text, sentence.finds, case)
+
+
+def _advises_for(sentence: Sentence, flags: list[str]) -> bool:
+    """Advice for a case that is the present one: 如果他没有反应, said of a man who is unconscious."""
+    conditional = [find for find in sentence.of_group(URGENT) if find.scopes & find.term.passes == {"advice_if"}]
+    return bool(conditional) and any(find.term.id in flags for find in sentence.of_group(FLAG))
 
 
 def _stands(find: Find, sentence: Sentence, advised: bool) -> bool:

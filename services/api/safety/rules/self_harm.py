@@ -9,7 +9,8 @@ from services.api.safety.facts import assess_facts
 from services.api.safety.verdicts import Hit, Verdict
 
 RISK, HELP = "self_harm_risk", "crisis_help"
-# What blocks by itself, and what does only when somebody is at risk: covering a scar is no harm to everybody.
+# What blocks by itself, and what does only when somebody is at risk: covering a scar is no harm to everybody. Two such
+# things in one reply tell of a risk that the user's words hid.
 _ALWAYS = ("self_harm_method", "self_harm_encouraged")
 _AT_RISK = ("self_harm_hidden",)
 
@@ -28,10 +29,13 @@ class SelfHarm:
     def judge(self, sentence: Sentence, case: Case) -> Iterable[Hit]:
         if sentence.part == "answer" and sentence.active(HELP):
             case.facts.add(HELP)
-        groups = (*_ALWAYS, *_AT_RISK) if RISK in case.facts else _ALWAYS
-        for group in groups:
-            for find in sentence.active(group):
-                yield sentence.hit(self.name, Verdict.BLOCK, find)
+        for group in _ALWAYS:
+            yield from (sentence.hit(self.name, Verdict.BLOCK, find) for find in sentence.active(group))
+        veiled = [find for group in _AT_RISK for find in sentence.active(group)]
+        seen: set[str] = case.data.setdefault(self.name, set())
+        seen.update(find.term.id for find in veiled)
+        if RISK in case.facts or len(seen) > 1:
+            yield from (sentence.hit(self.name, Verdict.BLOCK, find) for find in veiled)
 
     def end(self, case: Case) -> Iterable[Hit]:
         if RISK in case.facts and HELP not in case.facts:
