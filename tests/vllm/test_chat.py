@@ -57,7 +57,7 @@ def test_a_stream_shows_the_same_text_as_the_whole_reply(stream: Stream, plain: 
     assert finish_reason(chunks) == "stop"
     assert chunks[0]["choices"][0]["delta"]["role"] == "assistant"
     texts = [c for c in chunks if c["choices"][0]["delta"].get("content") or c["choices"][0]["delta"].get("reasoning")]
-    assert len(texts) > 10, "the reply came in one piece: nothing was streamed"
+    assert len(texts) > 4, "the reply came in one piece: nothing was streamed"
 
 
 def test_a_streams_last_chunk_counts_what_the_whole_reply_counts(stream: Stream, plain: Completion) -> None:
