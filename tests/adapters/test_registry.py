@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from services.api.adapters.registry import engine_id
+from services.api.adapters.registry import LARGEST_ENGINE_ID, engine_id
 from services.api.engine.base import AdapterRefused, EngineDied
 from services.api.errors import ModelNotFound, Overloaded
 from services.contract.adapter_manifest import AdapterError
@@ -34,7 +34,17 @@ async def test_a_name_is_its_current_version(side: Side, pen: Pen) -> None:
 async def test_an_engine_id_is_the_same_everywhere_and_never_shared() -> None:
     names = [(f"n{n}", f"{v:016x}") for n in range(100) for v in range(20)]
     assert len({engine_id(*pair) for pair in names}) == len(names)
-    assert all(0 < engine_id(*pair) < 2**60 for pair in names)
+    assert all(0 < engine_id(*pair) < 2**31 for pair in names)  # 32 bits with a sign, as vLLM's GPU runner has them
+
+
+async def test_two_versions_whose_numbers_are_alike_are_told_apart(
+    side: Side, pen: Pen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.api.adapters.registry.engine_id", lambda name, version: LARGEST_ENGINE_ID)
+    first, second = await publish(side, "cardio", 1), await publish(side, "renal", 2)
+    assert await side.says("cardio") == voice(pen, f"cardio@{first}")
+    assert await side.says("renal") == voice(pen, f"renal@{second}")
+    assert sorted(side.engine.adapters) == [1, LARGEST_ENGINE_ID]
 
 
 async def test_a_lease_counts_while_it_is_held(side: Side) -> None:

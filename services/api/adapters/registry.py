@@ -56,12 +56,15 @@ class Lease:
     system_prompt: str | None
 
 
+# vLLM's GPU runner keeps adapters' ids as 32-bit integers; a larger one ends the engine (seen on 0.26).
+LARGEST_ENGINE_ID = 2**31 - 1
+
 Canary = Callable[[AdapterHandle], Awaitable[None]]
 
 
 def engine_id(name: str, version: str) -> int:
-    """The same number in every process and replica, without coordination: 60 bits of a hash, never 0."""
-    return int(hashlib.sha256(f"{name}@{version}".encode()).hexdigest()[:15], 16) | 1
+    """The same number in every process and replica, without coordination: from a hash, 1 to `LARGEST_ENGINE_ID`."""
+    return int(hashlib.sha256(f"{name}@{version}".encode()).hexdigest()[:15], 16) % LARGEST_ENGINE_ID + 1
 
 
 class AdapterRegistry:
@@ -255,9 +258,9 @@ class AdapterRegistry:
         begun = time.monotonic()
         source = self._volume / entry.name / entry.version
         folder, entry.manifest = await asyncio.to_thread(self._cache.fetch, source, entry.name, entry.version)
-        handle = AdapterHandle(f"{entry.name}@{entry.version}", engine_id(entry.name, entry.version), str(folder))
         async with self._making_room:
             await self._make_room()
+            handle = AdapterHandle(f"{entry.name}@{entry.version}", self._free_id(entry), str(folder))
             try:
                 await self._engine.load_adapter(handle)
                 await self._canary(handle)
@@ -271,6 +274,14 @@ class AdapterRegistry:
             entry.handle, entry.state = handle, "ready"
         entry.loaded_at, entry.load_s = time.time(), round(time.monotonic() - begun, 4)
         entry.used_at = time.monotonic()
+
+    def _free_id(self, entry: Loaded) -> int:
+        """The version's own number, or the next one when another loaded version happens to have the same."""
+        taken = {e.handle.engine_id for e in self._versions.values() if e.handle is not None and e is not entry}
+        number = engine_id(entry.name, entry.version)
+        while number in taken:
+            number = number % LARGEST_ENGINE_ID + 1
+        return number
 
     def _refuse_reserved(self, name: str) -> None:
         if name in self._reserved:
