@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for n in range(options.times):
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch) / "adapter"
-            write_variant(options.adapter, folder, 1 + n * 1e-3)
+            write_variant(options.adapter, folder, 1 + n * 1e-2)
             found.append(time_one(options, base, folder))
         print(f"{n + 1}/{options.times}: current after {found[-1][0]:.2f} s, answered after {found[-1][1]:.2f} s",
               file=sys.stderr, flush=True)  # fmt: skip
@@ -50,11 +50,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def write_variant(adapter: Path, folder: Path, scale: float) -> None:
     """The same adapter with every weight times `scale`."""
-    from safetensors.numpy import load_file, save_file
+    from safetensors.torch import load_file, save_file
 
     folder.mkdir()
     shutil.copy(adapter / CONFIG, folder / CONFIG)
-    tensors = {name: (value * scale).astype(value.dtype) for name, value in load_file(adapter / WEIGHTS).items()}
+    tensors = {name: (value * scale).to(value.dtype) for name, value in load_file(adapter / WEIGHTS).items()}
     save_file(tensors, folder / WEIGHTS)
 
 
