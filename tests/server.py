@@ -38,6 +38,7 @@ class Server:
         outer = {k: v for k, v in os.environ.items() if not k.startswith("MEDTHINK_")}
         given = {f"MEDTHINK_{k}": v for k, v in (_SETTINGS | settings).items()}
         self._folder = tempfile.TemporaryDirectory(prefix="medthink-test-")
+        settings = {"DATABASE": f"{self._folder.name}/memory.db", **settings}
         self.log_path = Path(self._folder.name) / "log"
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(

@@ -87,7 +87,7 @@ def all_errors(error: type[errors.ApiError] = errors.ApiError) -> list[type[erro
 
 
 # Classes that only group others are never raised themselves.
-GROUPS = {errors.ApiError, errors.Unavailable}
+GROUPS = {errors.ApiError, errors.Unavailable, errors.Conflict}
 
 
 def test_every_error_code_is_documented_with_its_status() -> None:

@@ -108,6 +108,7 @@ def _adapter_limits(settings: Settings, limits: Any) -> Any:
 async def _run(settings: Settings, model: Any, build: Any) -> int:
     import uvicorn
 
+    from services.api.memory.errors import SessionError
     from services.api.safety.policy import PolicyError
 
     failures: list[Exception] = []
@@ -153,6 +154,9 @@ async def _run(settings: Settings, model: Any, build: Any) -> int:
         for line in str(refused).splitlines():
             log.error("safety: %s", line)
         return 1
+    except SessionError as refused:
+        log.error("memory: %s", refused.message)
+        return 1
     if settings.safety_profile != "default":
         log.warning("SAFETY PROFILE %r: replies are not guarded as patients need it", settings.safety_profile)
     config = uvicorn.Config(
@@ -177,7 +181,8 @@ async def _run(settings: Settings, model: Any, build: Any) -> int:
         log.error(f"cannot listen on {settings.host}:{settings.port}: choose another with PORT= or MEDTHINK_PORT")
         return 1
     for error in failures:
-        log.error(f"the engine did not start: {_first_line(error)}", extra=logs.fields(kind=type(error).__name__))
+        what = "the memory cannot be used" if isinstance(error, SessionError) else "the engine did not start"
+        log.error(f"{what}: {_first_line(error)}", extra=logs.fields(kind=type(error).__name__))
     log.info("ended")
     _let_foreign_lines_out()
     return 1 if failures or not server.started else 0

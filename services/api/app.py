@@ -26,12 +26,20 @@ from services.api.engine.base import Engine, GenerationRequest, Sampling
 from services.api.engine.supervisor import Supervisor
 from services.api.errors import ApiError, InvalidRequest, MethodNotAllowed, NotFound
 from services.api.http.adapters import adapters_router
-from services.api.http.chat import ChatDoor, chat_router
+from services.api.http.chat import chat_router
 from services.api.http.middleware import RequestContextMiddleware
 from services.api.http.models import ModelNames, models_router
 from services.api.http.openapi import describe
 from services.api.http.ops import ops_router
+from services.api.http.run import ChatDoor
+from services.api.http.session_errors import to_api_error
+from services.api.http.sessions import sessions_router
 from services.api.http.sse import error_body
+from services.api.memory.conversation import Memory
+from services.api.memory.crypto import KeyRing
+from services.api.memory.errors import SessionError
+from services.api.memory.store import SessionStore
+from services.api.memory.turn_ids import TurnWriter
 from services.api.metrics import Metrics
 from services.api.prompt import PromptBuilder
 from services.api.safety.audit import AuditFile
@@ -82,14 +90,21 @@ class Life:
         supervisor: Supervisor,
         beside: Sequence[Callable[[], Awaitable[None]]],
         on_failure: Callable[[Exception], None],
+        memory: Memory | None = None,
     ) -> None:
         """`beside`: what runs as long as the server does. `on_failure` is told why the very first start has failed."""
         self._supervisor = supervisor
         self._beside = beside
         self._on_failure = on_failure
+        self._memory = memory
 
     @contextlib.asynccontextmanager
     async def run(self, app: FastAPI) -> AsyncIterator[None]:
+        if self._memory is not None:
+            try:
+                await self._memory.open()
+            except SessionError as error:  # a key is missing, or the database is newer: only the operator can mend it
+                self._on_failure(error)
         tasks = [asyncio.ensure_future(task()) for task in (self._supervise, *self._beside)]
         try:
             yield
@@ -135,6 +150,16 @@ def build_adapters(settings: Settings, model: Model, metrics: Metrics) -> Adapte
     return Adapters(registry, canary)
 
 
+def build_memory(settings: Settings, model: Model) -> Memory | None:
+    """The sessions' store, not yet opened. Raises `SessionError` for a bad URL or key."""
+    if not settings.database:
+        return None
+    store = SessionStore(
+        settings.database_url, KeyRing.parse(settings.memory_keys), ttl_s=settings.session_ttl_s or None
+    )
+    return Memory(store, TurnWriter(model.chat_format), settings.session_wait_s)
+
+
 def build(
     settings: Settings,
     model: Model,
@@ -176,6 +201,9 @@ def build(
             on_volume=metrics.adapter_volume_up.set,
         )
         beside.append(watcher.run)
+    memory = build_memory(settings, model)
+    if memory is not None:
+        beside.append(memory.run)
     admission = Admission(settings.max_active_requests)
     names = ModelNames(settings.served_model_name, int(time.time()), model.demo, registry_of_adapters)
     door = ChatDoor(
@@ -198,11 +226,14 @@ def build(
         sampling_defaults=model.sampling_defaults,
         max_body_bytes=settings.max_body_bytes,
         keep_alive_s=settings.keep_alive_s,
+        memory=memory,
+        cache_secret=settings.cache_secret.encode(),
     )
-    life = Life(supervisor, beside, on_failure)
+    life = Life(supervisor, beside, on_failure, memory)
     # No /docs page: FastAPI's loads scripts from other hosts, which a hospital network does not reach.
     app = FastAPI(title="MedThink", version=VERSION, lifespan=life.run, docs_url=None, redoc_url=None)
     app.include_router(chat_router(door))
+    app.include_router(sessions_router(memory, settings.max_body_bytes))
     app.include_router(models_router(names, lambda: _if_ready(supervisor, model.engine)))
     app.include_router(adapters_router(registry_of_adapters))
     app.include_router(ops_router(supervisor, admission, metrics, lambda: versions(settings, model, supervisor)))
@@ -258,7 +289,12 @@ def add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
         assert isinstance(error, HTTPException)
         return await on_api_error(request, _known(request, error))
 
+    async def on_session_error(request: Request, error: Exception) -> Response:
+        assert isinstance(error, SessionError)
+        return await on_api_error(request, to_api_error(error))
+
     app.add_exception_handler(ApiError, on_api_error)
+    app.add_exception_handler(SessionError, on_session_error)
     app.add_exception_handler(HTTPException, on_http_exception)
 
 

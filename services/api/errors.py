@@ -6,17 +6,34 @@ ApiError
 |   |-- ContradictoryParameters   400 contradictory_parameters
 |   |-- UnsupportedParameter      400 unsupported_parameter
 |   |-- ContextLengthExceeded     400 context_length_exceeded
+|   |-- InvalidSessionId          400 invalid_session_id
+|   |-- InvalidMetadata           400 invalid_metadata
+|   |-- InvalidTtl                400 invalid_ttl
+|   |-- InvalidCursor             400 invalid_cursor
+|   |-- InvalidIdempotencyKey     400 invalid_idempotency_key
+|   |-- NothingNew                400 nothing_new             only messages that are stored already
 |   `-- RequestTooLarge           413 request_too_large
+|       `-- MetadataTooLarge      413 metadata_too_large
 |-- InvalidApiKey                 401 invalid_api_key
 |-- NotFound                      404 not_found
-|   `-- ModelNotFound             404 model_not_found
+|   |-- ModelNotFound             404 model_not_found
+|   |-- SessionNotFound           404 session_not_found       also another tenant's
+|   `-- ResponseNotFound          404 response_not_found
 |-- MethodNotAllowed              405 method_not_allowed
+|-- Conflict                      409
+|   |-- SessionExists             409 session_exists
+|   |-- SessionBusy               409 session_busy            with Retry-After
+|   |-- HistoryConflict           409 history_conflict        what was sent contradicts what is stored
+|   |-- IdempotencyConflict       409 idempotency_conflict
+|   `-- TurnLost                  409 turn_lost               answered, but another replica took the turn's place
 |-- UnsupportedMediaType          415 unsupported_media_type
 |-- InternalError                 500 internal_error
+|   `-- MemoryUnreadable          500 memory_unreadable       stored under another key, or altered
 `-- Unavailable                   503, with Retry-After
     |-- Overloaded                503 server_overloaded       the queue is full
     |-- ShuttingDown              503 shutting_down
-    `-- EngineUnavailable         503 engine_unavailable      starting, or restarting after a crash
+    |-- EngineUnavailable         503 engine_unavailable      starting, or restarting after a crash
+    `-- MemoryUnavailable         503 memory_unavailable      the database is locked, full or gone
 
 `code` is stable: clients may branch on it. `message` is for people and names the next step.
 """
@@ -75,6 +92,34 @@ class RequestTooLarge(InvalidRequest):
     code = "request_too_large"
 
 
+class InvalidSessionId(InvalidRequest):
+    code = "invalid_session_id"
+
+
+class InvalidMetadata(InvalidRequest):
+    code = "invalid_metadata"
+
+
+class MetadataTooLarge(RequestTooLarge):
+    code = "metadata_too_large"
+
+
+class InvalidTtl(InvalidRequest):
+    code = "invalid_ttl"
+
+
+class InvalidCursor(InvalidRequest):
+    code = "invalid_cursor"
+
+
+class InvalidIdempotencyKey(InvalidRequest):
+    code = "invalid_idempotency_key"
+
+
+class NothingNew(InvalidRequest):
+    code = "nothing_new"
+
+
 class InvalidApiKey(ApiError):
     status = 401
     type = "authentication_error"
@@ -94,6 +139,14 @@ class ModelNotFound(NotFound):
     code = "model_not_found"
 
 
+class SessionNotFound(NotFound):
+    code = "session_not_found"
+
+
+class ResponseNotFound(NotFound):
+    code = "response_not_found"
+
+
 class MethodNotAllowed(ApiError):
     status = 405
     type = "invalid_request_error"
@@ -107,6 +160,33 @@ class MethodNotAllowed(ApiError):
         return {"allow": self.allowed} if self.allowed else {}
 
 
+class Conflict(ApiError):
+    status = 409
+    type = "invalid_request_error"
+    code = "conflict"
+
+
+class SessionExists(Conflict):
+    code = "session_exists"
+
+
+class SessionBusy(Conflict):
+    code = "session_busy"
+    retry_after_s = 2
+
+
+class HistoryConflict(Conflict):
+    code = "history_conflict"
+
+
+class IdempotencyConflict(Conflict):
+    code = "idempotency_conflict"
+
+
+class TurnLost(Conflict):
+    code = "turn_lost"
+
+
 class UnsupportedMediaType(ApiError):
     status = 415
     type = "invalid_request_error"
@@ -115,6 +195,10 @@ class UnsupportedMediaType(ApiError):
 
 class InternalError(ApiError):
     """Ours to mend. The message names the request id, never the cause."""
+
+
+class MemoryUnreadable(InternalError):
+    code = "memory_unreadable"
 
 
 class Unavailable(ApiError):
@@ -136,3 +220,7 @@ class ShuttingDown(Unavailable):
 class EngineUnavailable(Unavailable):
     code = "engine_unavailable"
     retry_after_s = 10
+
+
+class MemoryUnavailable(Unavailable):
+    code = "memory_unavailable"

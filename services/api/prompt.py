@@ -44,16 +44,30 @@ class PromptBuilder:
         prompt = self.system_prompt(messages, system_prompt)
         if prompt and all(m.role != "system" for m in turns):
             turns.insert(0, Message(role="system", content=prompt))
-        # Counting characters first keeps a megabyte of text from being tokenized just to be refused: in byte-level
-        # BPE a token of these vocabularies is rarely longer than 16 characters.
-        characters = sum(len(m.content) + sum(len(c.arguments) for c in m.tool_calls) for m in turns)
+        self.require_short(turns, tools, max_model_len)
+        return self.require_room(self._chat_format.write(turns, tools), max_model_len)
+
+    def require_short(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]], max_model_len: int) -> None:
+        """Keeps a megabyte of text from being tokenized just to be refused; raises `ContextLengthExceeded`."""
+        # In byte-level BPE a token of these vocabularies is rarely longer than 16 characters.
+        characters = sum(len(m.content) + sum(len(c.arguments) for c in m.tool_calls) for m in messages)
         characters += len(template_json(list(tools))) if tools else 0
         if characters > max_model_len * 64:
             raise _too_long(f"about {characters} characters", max_model_len)
-        ids = self._chat_format.write(turns, tools)
+
+    def require_room(self, ids: list[int], max_model_len: int) -> list[int]:
+        """`ids`, when a reply fits behind them; raises `ContextLengthExceeded`."""
         if self.room(ids, max_model_len) < SMALLEST_REPLY:
             raise _too_long(f"{len(ids)} tokens", max_model_len)
         return ids
+
+    def window_budget(self, max_model_len: int, reply_tokens: int | None) -> int:
+        """Most tokens of a prompt with history: room for the reply is kept free, at most half of the context.
+
+        `reply_tokens`: most tokens that the request lets the reply have; `None`: a quarter of the context is kept.
+        """
+        kept = max_model_len // 4 if reply_tokens is None else min(reply_tokens, max_model_len // 2)
+        return max_model_len - self._frame - max(kept, SMALLEST_REPLY)
 
 
 def _longest_frame(chat_format: ChatFormat) -> int:

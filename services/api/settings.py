@@ -54,6 +54,21 @@ class Settings(BaseSettings):
         16, ge=1, le=1024, description="adapters loaded at a time; the idle one goes first"
     )
 
+    database: str = Field(
+        "data/memory.db",
+        description="where sessions are kept: a file, relative to the checkout, or a postgresql:// URL; empty: no memory",
+    )
+    memory_keys: str = Field(
+        "", description="keys that seal stored sessions, base64 of 32 bytes each, the newest first; empty: not sealed"
+    )
+    session_ttl_s: float = Field(
+        0.0, ge=0, description="sessions expire this long after their last turn unless they name another; 0: never"
+    )
+    session_wait_s: float = Field(
+        10.0, gt=0, description="how long a turn waits for the one before it in its session; then 409"
+    )
+    cache_secret: str = Field("", description="makes tenants' prefix cache salts unguessable; the same on all replicas")
+
     max_active_requests: int = Field(512, ge=1, description="most choices generated or queued at once; beyond it 503")
     answer_reserve: int = Field(512, ge=1, description="tokens of max_tokens kept for the answer, at most half of them")
     max_body_bytes: int = Field(4 * 1024 * 1024, ge=1024, description="largest request body; beyond it 413")
@@ -120,6 +135,13 @@ class Settings(BaseSettings):
             return Path(self.adapter_cache)
         base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
         return Path(base) / "medthink" / "adapters" / str(os.getpid())
+
+    @property
+    def database_url(self) -> str:
+        """Empty without memory; a file's path is absolute."""
+        if not self.database or "://" in self.database:
+            return self.database
+        return f"sqlite:///{ROOT / self.database}"
 
     @property
     def policy_folder(self) -> Path | None:

@@ -11,7 +11,7 @@ from pydantic_core import from_json
 from services.api.engine.base import Grammar, Sampling
 from services.api.errors import ContradictoryParameters, InvalidRequest, UnsupportedParameter
 from services.api.http.schemas import ChatMessage, ChatRequest, NamedToolChoice, TextPart, Tool
-from services.api.thinking.options import read_thinking_options
+from services.api.thinking.options import ThinkingOptions, read_thinking_options
 from services.api.tools import ForcedCall, force_call
 from services.api.turn import TurnRequest
 from services.contract.chat_format import Message, ToolCall, strip_framing, template_json
@@ -99,7 +99,7 @@ def build_turn(
             "a forced tool call and a response format both constrain the answer: send one of the two",
             param="tool_choice",
         )
-    thinking = read_thinking_options(request.model_dump(include=set(_THINKING_FIELDS)), messages)
+    thinking = thinking_options(request, messages)
     return TurnRequest(
         request_id=request_id,
         prompt_ids=prompt_ids,
@@ -114,10 +114,20 @@ def build_turn(
     )
 
 
+def thinking_options(request: ChatRequest, messages: Sequence[Message]) -> ThinkingOptions:
+    """How to think, and what of it to show; raises `ContradictoryParameters` and `InvalidRequest`."""
+    return read_thinking_options(request.model_dump(include=set(_THINKING_FIELDS)), messages)
+
+
 _THINKING_FIELDS = (
     "enable_thinking", "return_reasoning", "include_reasoning", "thinking_budget", "thinking_token_budget",
     "reasoning_effort", "chat_template_kwargs", "reasoning", "thinking", "think", "annotate_reasoning",
 )  # fmt: skip
+
+
+def reply_tokens(request: ChatRequest) -> int | None:
+    """Most tokens that the reply may have, as far as the client says."""
+    return request.max_tokens or request.max_completion_tokens
 
 
 def _refuse_unsupported(request: ChatRequest) -> None:
@@ -129,10 +139,6 @@ def _refuse_unsupported(request: ChatRequest) -> None:
         raise UnsupportedParameter(
             "add_generation_prompt: false is not supported here: leave it out", param="add_generation_prompt"
         )
-    if request.session_id is not None:
-        raise UnsupportedParameter(
-            "this version keeps no sessions: leave session_id out and send the whole conversation", param="session_id"
-        )
 
 
 def _sampling(request: ChatRequest, room: int, vocab_size: int, defaults: Mapping[str, Any]) -> Sampling:
@@ -143,7 +149,7 @@ def _sampling(request: ChatRequest, room: int, vocab_size: int, defaults: Mappin
         raise ContradictoryParameters(
             "max_tokens and max_completion_tokens differ: send one of the two", param="max_completion_tokens"
         )
-    wanted = request.max_tokens or request.max_completion_tokens or room
+    wanted = reply_tokens(request) or room
     temperature = _first(request.temperature, defaults.get("temperature"), 1.0)
     # Within the context, as OpenAI does it: what does not fit ends with finish_reason "length".
     max_tokens = max(1, min(wanted, room))

@@ -68,6 +68,19 @@ class AdapterUsed:
         return {"name": self.name, "version": self.version}
 
 
+@dataclass(frozen=True, slots=True)
+class SessionUsed:
+    """The stored turn that a reply is. `dropped`: oldest turns that did not fit into the prompt."""
+
+    id: str
+    turn: int
+    dropped: int = 0
+    replayed: bool = False
+
+    def json(self) -> dict[str, Any]:
+        return {"id": self.id, "turn": self.turn, "dropped_turns": self.dropped, "replayed": self.replayed}
+
+
 class ChunkWriter:
     """Frames of one streamed response."""
 
@@ -100,12 +113,16 @@ class ChunkWriter:
         more = {} if delta.replaces is None else {"safety": {**safety_json(delta.replaces), "replace": delta.content}}
         return self._full(index, body, logprobs_json(delta.logprobs) if delta.logprobs else None, None, more)
 
-    def finish(self, index: int, finished: Finished, adapter: AdapterUsed | None) -> bytes:
-        more = {
+    def finish(
+        self, index: int, finished: Finished, adapter: AdapterUsed | None, session: SessionUsed | None = None
+    ) -> bytes:
+        more: dict[str, Any] = {
             "safety": safety_json(finished.safety),
             "thinking_truncated": finished.thinking_truncated,
             "adapter": adapter.json() if adapter else None,
         }
+        if session is not None:
+            more["session"] = session.json()
         return self._full(index, {}, None, finished, more)
 
     def usage(self, finished: Sequence[Finished]) -> bytes:
@@ -173,6 +190,7 @@ def completion_json(
     shows_reasoning: bool,
     wants_logprobs: bool,
     adapter: AdapterUsed | None,
+    session: SessionUsed | None = None,
 ) -> dict[str, Any]:
     """The `chat.completion` of finished choices."""
     finished = [c.finished for c in choices if c.finished is not None]
@@ -183,4 +201,5 @@ def completion_json(
         "safety": safety_json(finished[0].safety),
         "thinking_truncated": any(f.thinking_truncated for f in finished),
         "adapter": adapter.json() if adapter else None,
+        **({"session": session.json()} if session else {}),
     }

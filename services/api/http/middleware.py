@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from services.api import logs
 from services.api.errors import ApiError, InvalidApiKey
 from services.api.http.sse import error_body, internal_error
+from services.api.memory.tenancy import ANONYMOUS, tenant_of
 from services.api.metrics import Metrics
 
 log = logging.getLogger("medthink.access")
@@ -49,7 +50,7 @@ class RequestContextMiddleware:
             await send(message)
 
         try:
-            self._require_key(scope)
+            scope.setdefault("state", {})["tenant"] = self._tenant(scope)
             await self._app(scope, receive, send_with_id)
         except ClientDisconnect:  # left while it sent its request: nobody is there to be told
             pass
@@ -62,14 +63,16 @@ class RequestContextMiddleware:
             self._record(scope, status, time.monotonic() - begun)
             logs.request_id.reset(token)
 
-    def _require_key(self, scope: Scope) -> None:
+    def _tenant(self, scope: Scope) -> str:
+        """Who asks; raises `InvalidApiKey`."""
         if not self._keys or not scope["path"].startswith("/v1/"):
-            return
+            return ANONYMOUS
         scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
         given = key.strip().encode() if scheme.lower() == "bearer" else b""
         # Every key is compared, in constant time: neither the match nor its place shows in the timing.
         if sum(hmac.compare_digest(given, known) for known in self._keys) == 0:
             raise InvalidApiKey("send a valid key as 'Authorization: Bearer KEY'; the server's operator hands them out")
+        return tenant_of(given.decode())
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "other")

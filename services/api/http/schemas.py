@@ -141,7 +141,7 @@ class ChatRequest(_Wire):
     thinking: dict[str, Any] | None = None
     think: bool | str | None = None
     annotate_reasoning: bool | None = Field(None, description="reasoning as Markdown with links")
-    session_id: str | None = Field(None, description="not yet supported: refused")
+    session_id: str | None = Field(None, description="continue the conversation that the server keeps under this name")
 
     priority: int | None = Field(None, ge=-(2**31), le=2**31 - 1)
     user: str | None = None

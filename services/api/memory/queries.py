@@ -93,6 +93,10 @@ class Queries:
         )
         return done.rowcount == 1
 
+    async def set_system_prompt(self, connection: AsyncConnection, row: int, sealed: bytes | None) -> None:
+        sessions = self._schema.sessions
+        await connection.execute(update(sessions).where(sessions.c.row == row).values(system_prompt=sealed))
+
     async def insert_turn(self, connection: AsyncConnection, values: Mapping[str, Any]) -> None:
         await connection.execute(insert(self._schema.turns).values(**values))
 

@@ -34,6 +34,12 @@ def session_values(session: Session, metadata_json: str, sealer: Sealer, wrapped
     }
 
 
+def seal_system_prompt(session: Session) -> bytes | None:
+    """The column of a stored session's system prompt."""
+    prompt = session.system_prompt
+    return None if prompt is None else session.opened.seal("system_prompt", _bytes(prompt))
+
+
 def read_session(row: Any, keys: KeyRing) -> Session:
     """A session of its row; raises `KeyMissing` and `SealBroken`."""
     wrapped = WrappedKey(row.key_id, bytes(row.data_key)) if row.data_key is not None else None

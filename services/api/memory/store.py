@@ -39,6 +39,7 @@ from services.api.memory.rows import (
     read_request_hash,
     read_session,
     read_turn,
+    seal_system_prompt,
     session_values,
 )
 from services.api.memory.schema import Schema
@@ -48,7 +49,7 @@ _SWEEP_BATCH = 200
 
 
 class SessionStore:
-    """The memory of one process. Several processes and replicas may share its database.
+    """The memory of one process, which may share its database with others.
 
     Turns of one session must be begun by one task at a time: hold it in `TurnOrder` from before `load` until after
     `finish_turn`. Every method raises `StoreUnavailable` while the database cannot be used, and works again afterwards.
@@ -144,10 +145,12 @@ class SessionStore:
 
     async def get(self, tenant: str, session_id: str) -> Session:
         """Raises `SessionNotFound`, also for another tenant's session, and `BadSessionId`."""
-        found = await self._find(tenant, session_id)
-        if found is None:
+        check_session_id(session_id)
+        async with self.database.read() as connection:
+            row = await self._queries.session(connection, tenant, session_id, self._clock())
+        if row is None:
             raise SessionNotFound()
-        return found
+        return read_session(row, self._keys)
 
     async def list(self, tenant: str, *, limit: int = 50, cursor: str | None = None) -> Page:
         """A tenant's sessions, newest first; raises `BadCursor`."""
@@ -159,7 +162,7 @@ class SessionStore:
         return Page(sessions, write_cursor(sessions[-1].created, sessions[-1].id) if more else None)
 
     async def turns(self, session: Session, *, after: int = 0, limit: int = 1000) -> tuple[Turn, ...]:
-        """All turns of a session, those aborted or pending included, in order; `after`: the last number already seen."""
+        """All turns of a session, aborted and pending ones too, in order; `after`: the last number already seen."""
         if session.row is None:
             return ()
         async with self.database.read() as connection:
@@ -245,8 +248,8 @@ class SessionStore:
     async def begin_turn(self, session: Session, turn: NewTurn) -> TurnHandle:
         """Writes a pending turn, and the session if it is a draft; durable when it returns.
 
-        `session` is what `load` gave, or a draft. Raises `SessionBusy` when another process was quicker: load again;
-        `SessionNotFound` when the session was erased meanwhile.
+        `session` is what `load` gave, or a draft; before its first turn it may be given another system prompt. Raises
+        `SessionBusy` when another process was quicker: load again; `SessionNotFound` when it was erased meanwhile.
         """
         now = self._clock()
         async with self.database.write() as connection:
@@ -261,6 +264,8 @@ class SessionStore:
             expires = None if stored.ttl_s is None else now + stored.ttl_s
             if not await self._queries.advance(connection, row, stored.version, now, expires):
                 await self._take_over(connection, stored, now, expires)
+            if not session.turns and session.row is not None and session.system_prompt is not None:
+                await self._queries.set_system_prompt(connection, row, seal_system_prompt(session))
             await self._pending.renew_if_due(connection)
             values = begun_values(turn, seq, stored.opened)
             mine = {"session": row, "status": "pending", "owner": self._pending.owner, "created": now}
@@ -316,12 +321,6 @@ class SessionStore:
                 pending = await self._queries.has_pending(connection, row.row)
                 rows = await self._queries.past_turns(connection, row.row)  # it may have ended between the two looks
         return read_session(row, self._keys), rows, pending
-
-    async def _find(self, tenant: str, session_id: str) -> Session | None:
-        check_session_id(session_id)
-        async with self.database.read() as connection:
-            row = await self._queries.session(connection, tenant, session_id, self._clock())
-        return None if row is None else read_session(row, self._keys)
 
     async def _insert(self, connection: AsyncConnection, session: Session) -> Session:
         sealer, wrapped = self._keys.new(session.tenant, session.id)

@@ -182,7 +182,7 @@ async def test_every_log_line_of_a_request_has_its_id(engine, in_process: Factor
             during = [pair for pair in seen if pair[0].startswith(("services", "medthink"))]
     finally:
         logging.getLogger().removeHandler(handler)
-    assert {name for name, _ in during} == {"services.api.http.chat", "services.api.safety.guard", "medthink.access"}
+    assert {name for name, _ in during} == {"services.api.http.run", "services.api.safety.guard", "medthink.access"}
     assert {request_id for _, request_id in during} == {"mine"}
     assert logs.request_id.get() == "-"
 

@@ -1,0 +1,286 @@
+"""A turn's memory on the request path: what was said before it, how much of that fits, and the record of what it became."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from services.api.events import Answer, Event, Finished, Reasoning, Replaced, ToolCallDelta
+from services.api.memory.errors import SessionError, SessionNotFound, StoreUnavailable
+from services.api.memory.merge import merge
+from services.api.memory.names import check_session_id
+from services.api.memory.order import TurnOrder
+from services.api.memory.records import History, NewTurn, Outcome, PastTurn, Session, Turn, TurnHandle
+from services.api.memory.store import SessionStore
+from services.api.memory.turn_ids import TurnWriter
+from services.api.memory.window import Window, choose_window
+from services.contract.chat_format import Message, ToolCall
+
+log = logging.getLogger(__name__)
+
+SWEEP_S = 60.0
+REOPEN_S = 2.0
+_SECOND_TRY_S = 0.2
+
+
+class Memory:
+    """Sessions as the request path meets them: opened beside the server, held for one turn at a time."""
+
+    def __init__(self, store: SessionStore, writer: TurnWriter, wait_s: float) -> None:
+        """`wait_s`: how long a turn waits for the one before it in its session."""
+        self.store = store
+        self._writer = writer
+        self._order = TurnOrder(wait_s)
+        self._is_open = False
+
+    async def open(self) -> None:
+        """The first try. A database that is away is tried again by `run`; what can only be mended by hand is raised."""
+        try:
+            await self.store.open()
+            self._is_open = True
+        except StoreUnavailable as error:
+            log.error("memory: %s; trying again every %g s", error.message, REOPEN_S)
+
+    async def run(self) -> None:
+        """Sweeps once a minute; closes the store when cancelled."""
+        try:
+            while True:
+                if not self._is_open:
+                    await asyncio.sleep(REOPEN_S)
+                    await self._reopen()
+                    continue
+                await asyncio.sleep(SWEEP_S)
+                await self._sweep()
+        finally:
+            if self._is_open:
+                self._is_open = False
+                await self.store.close()
+
+    async def _reopen(self) -> None:
+        try:
+            await self.store.open()
+        except SessionError as error:
+            log.warning("memory: %s", error.message)
+        else:
+            self._is_open = True
+            log.info("memory: the database is back")
+
+    async def _sweep(self) -> None:
+        try:
+            swept = await self.store.sweep()
+        except SessionError as error:
+            log.warning("memory: sweep put off: %s", error.message)
+        else:
+            if swept.sessions or swept.turns_aborted:
+                log.info(
+                    "memory: %d expired sessions erased, %d lost turns closed", swept.sessions, swept.turns_aborted
+                )
+
+    def require_open(self) -> None:
+        """Raises `StoreUnavailable` while the database has not been reached yet."""
+        if not self._is_open:
+            raise StoreUnavailable("the memory database cannot be reached: retry in a few seconds", "gone")
+
+    @contextlib.asynccontextmanager
+    async def hold(self, tenant: str, session_id: str) -> AsyncIterator[Conversation]:
+        """The session is ours inside: turns come one by one, in order of arrival. An unknown one is begun.
+
+        Raises `SessionBusy`, `BadSessionId`, `StoreUnavailable`.
+        """
+        key = (tenant, check_session_id(session_id))
+        self.require_open()
+        async with self._order.hold(key) as wait_s:
+            conversation = Conversation(self.store, self._writer, *key)
+            await conversation.load(wait_s)
+            try:
+                yield conversation
+            finally:
+                await conversation.abandon()
+
+    async def recall(self, tenant: str, session_id: str, upto: int, copy_id: str) -> Conversation:
+        """A conversation that goes on from turn `upto` of a stored one under a new name, and leaves that one as it is.
+
+        Raises `SessionNotFound` when there is no such turn.
+        """
+        self.require_open()
+        history = await self.store.history(await self.store.get(tenant, session_id))
+        if not any(turn.seq == upto for turn in history.turns):
+            raise SessionNotFound("there is no such turn: it was never answered, or was deleted")
+        conversation = Conversation(self.store, self._writer, tenant, copy_id)
+        conversation.begin_as_copy(history, upto)
+        return conversation
+
+
+class Conversation:
+    """One session during one turn: load, take what is new, choose what fits, begin, record, end."""
+
+    def __init__(self, store: SessionStore, writer: TurnWriter, tenant: str, session_id: str) -> None:
+        self._store = store
+        self._writer = writer
+        self._tenant = tenant
+        self.id = session_id
+        self._history = History(store.draft(tenant, session_id), ())
+        self._copied: tuple[PastTurn, ...] = ()
+        self._new: tuple[Message, ...] = ()
+        self._handle: TurnHandle | None = None
+        self.seq = 0  # the running turn's number, from 1 once it has begun
+        self._reset_record()
+
+    @property
+    def system_prompt(self) -> str | None:
+        """The session's own, if it has one."""
+        return self._history.session.system_prompt
+
+    @property
+    def messages(self) -> list[Message]:
+        """Everything that was said, the new messages included, dropped turns too: what a guard must know."""
+        found: list[Message] = []
+        for turn in self._history.turns:
+            found += [*turn.messages, turn.reply]
+        return [*found, *self._new]
+
+    async def load(self, wait_s: float = 0.0) -> None:
+        """The session as it is now; a draft when there is none of this name. Raises `SessionBusy`."""
+        found = await self._store.load(self._tenant, self.id, wait_s=wait_s)
+        self._history = found or History(self._store.draft(self._tenant, self.id), ())
+
+    def begin_as_copy(self, history: History, upto: int) -> None:
+        session = history.session
+        draft = self._store.draft(
+            self._tenant, self.id, metadata=session.metadata, ttl_s=session.ttl_s, system_prompt=session.system_prompt
+        )
+        self._copied = tuple(turn for turn in history.turns if turn.seq <= upto)
+        self._history = History(draft, self._copied)
+
+    async def answered(self, idempotency_key: str, request_hash: str) -> Turn | None:
+        """What this very request was answered before; raises `IdempotencyConflict`."""
+        return await self._store.answered(self._history.session, idempotency_key, request_hash)
+
+    def take(self, sent: Sequence[Message]) -> None:
+        """Keeps what is new in `sent`; raises `HistoryConflict` and `NothingNew`."""
+        session = self._history.session
+        merged = merge(self._history.turns, sent, session.system_prompt)
+        self._new = merged.messages
+        if merged.system_prompt != session.system_prompt:
+            session = dataclasses.replace(session, system_prompt=merged.system_prompt)
+            self._history = dataclasses.replace(self._history, session=session)
+
+    def instruct(self, system_prompt: str | None) -> None:
+        """Another system prompt for this turn alone, in place of the session's."""
+        session = dataclasses.replace(self._history.session, system_prompt=system_prompt)
+        self._history = dataclasses.replace(self._history, session=session)
+
+    def window(self, system_prompt: str | None, tools: Sequence[dict[str, Any]], budget: int) -> Window:
+        """The prompt's ids within `budget` tokens: system prompt, the newest whole turns that fit, the new messages."""
+        turns = self._history.turns
+        glued = [turn.answers_tools for turn in turns] + [self._new[0].role == "tool"]
+        return choose_window(
+            self._writer.system_ids(system_prompt, tools),
+            [self._writer.past_ids(turn) for turn in turns],
+            self._writer.input_ids(self._new),
+            budget,
+            glued,
+        )
+
+    async def begin(
+        self,
+        request_id: str,
+        *,
+        adapter: tuple[str, str] | None = None,
+        idempotency_key: str | None = None,
+        request_hash: str | None = None,
+    ) -> None:
+        """Writes the turn down as pending. Raises `SessionChanged` when another replica was quicker: load and take again."""
+        name, version = adapter or (None, None)
+        new = NewTurn(
+            self._new,
+            request_id,
+            ids=tuple(self._writer.input_ids(self._new)),
+            format_digest=self._writer.digest,
+            adapter=name,
+            adapter_version=version,
+            idempotency_key=idempotency_key,
+            request_hash=request_hash,
+        )
+        session = self._history.session
+        for turn in self._copied:
+            session = await self._copy(session, turn)
+        self._handle = await self._store.begin_turn(session, new)
+        self.seq = self._handle.seq
+
+    async def _copy(self, session: Session, turn: PastTurn) -> Session:
+        new = NewTurn(turn.messages, f"copy-of-turn-{turn.seq}", ids=turn.input_ids, format_digest=turn.format_digest)
+        handle = await self._store.begin_turn(session, new)
+        outcome = Outcome(
+            "blocked" if turn.status == "blocked" else "done",
+            turn.answer,
+            tool_calls=turn.tool_calls,
+            ids=turn.reply_ids,
+            finish_reason="stop",
+        )
+        await self._store.finish_turn(handle, outcome)
+        return handle.session
+
+    # What the reader is left with
+
+    def _reset_record(self) -> None:
+        self._reasoning: list[str] = []
+        self._answer: list[str] = []
+        self._calls: list[tuple[str, list[str]]] = []
+
+    def record(self, event: Event) -> None:
+        """Notes what leaves. Of a blocked reply only what stands in its place is kept."""
+        if isinstance(event, Reasoning):
+            self._reasoning.append(event.text)
+        elif isinstance(event, Answer):
+            self._answer.append(event.text)
+        elif isinstance(event, ToolCallDelta):
+            if event.call_id is not None:
+                self._calls.append((event.name or "", []))
+            self._calls[-1][1].append(event.arguments)
+        elif isinstance(event, Replaced):
+            self._reset_record()
+            self._answer.append(event.text)
+
+    async def end(self, finished: Finished, *, keeps_reasoning: bool) -> None:
+        """The turn is over: durable when this returns. Raises `StoreUnavailable`, `SessionNotFound`, `TurnLost`."""
+        status = {"content_filter": "blocked", "abort": "aborted"}.get(finished.reason, "done")
+        outcome = self._outcome(status, keeps_reasoning)
+        await self._write(
+            dataclasses.replace(
+                outcome,
+                ids=tuple(self._writer.reply_ids(_reply(outcome))),
+                finish_reason=finished.reason,
+                thinking_truncated=finished.thinking_truncated,
+                safety=finished.safety,
+                usage=finished.usage,
+            )
+        )
+
+    async def abandon(self) -> None:
+        """Closes a turn that was begun and not ended as aborted, with what had left by then. Never raises the store's errors."""
+        if self._handle is not None:
+            with contextlib.suppress(SessionError):
+                await self._write(self._outcome("aborted", keeps_reasoning=False))
+
+    def _outcome(self, status: Any, keeps_reasoning: bool) -> Outcome:
+        calls = tuple(ToolCall(name=name, arguments="".join(parts)) for name, parts in self._calls)
+        reasoning = "".join(self._reasoning) if keeps_reasoning and status != "blocked" else ""
+        return Outcome(status, "".join(self._answer), reasoning or None, calls)
+
+    async def _write(self, outcome: Outcome) -> None:
+        handle, self._handle = self._handle, None
+        assert handle is not None, "no turn was begun"
+        try:
+            await self._store.finish_turn(handle, outcome)
+        except StoreUnavailable:
+            await asyncio.sleep(_SECOND_TRY_S)
+            await self._store.finish_turn(handle, outcome)
+
+
+def _reply(outcome: Outcome) -> Message:
+    return Message(role="assistant", content=outcome.answer, tool_calls=outcome.tool_calls)
