@@ -31,6 +31,7 @@ from services.api.http.middleware import RequestContextMiddleware
 from services.api.http.models import ModelNames, models_router
 from services.api.http.openapi import describe
 from services.api.http.ops import ops_router
+from services.api.http.responses import responses_router
 from services.api.http.run import ChatDoor
 from services.api.http.session_errors import to_api_error
 from services.api.http.sessions import sessions_router
@@ -233,6 +234,7 @@ def build(
     # No /docs page: FastAPI's loads scripts from other hosts, which a hospital network does not reach.
     app = FastAPI(title="MedThink", version=VERSION, lifespan=life.run, docs_url=None, redoc_url=None)
     app.include_router(chat_router(door))
+    app.include_router(responses_router(door))
     app.include_router(sessions_router(memory, settings.max_body_bytes))
     app.include_router(models_router(names, lambda: _if_ready(supervisor, model.engine)))
     app.include_router(adapters_router(registry_of_adapters))

@@ -6,8 +6,11 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
 
+from services.api.http.responses_request import ResponsesRequest
 from services.api.http.schemas import ChatRequest
+from services.api.http.sessions import SessionRequest
 
 _ERROR = {
     "type": "object",
@@ -31,10 +34,18 @@ _ERROR_STATUSES = {
     "401": "No valid key",
     "404": "No such thing",
     "405": "Wrong method",
+    "409": "In conflict with what is stored, or with a turn that runs",
     "413": "Body too large",
     "415": "Not JSON",
     "503": "Not now: see Retry-After",
 }
+
+_BODIES: dict[str, type[BaseModel]] = {
+    "/v1/chat/completions": ChatRequest,
+    "/v1/responses": ResponsesRequest,
+    "/v1/sessions": SessionRequest,
+}
+_STREAMS = ("/v1/chat/completions", "/v1/responses")
 
 
 def describe(app: FastAPI) -> None:
@@ -50,9 +61,13 @@ def describe(app: FastAPI) -> None:
 
 def _complete(document: dict[str, Any]) -> dict[str, Any]:
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
-    schema = ChatRequest.model_json_schema(ref_template="#/components/schemas/{model}")
-    schemas |= schema.pop("$defs", {})
-    schemas |= {"ChatRequest": schema, "Error": _ERROR}
+    for path, model in _BODIES.items():
+        schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas |= schema.pop("$defs", {})
+        schemas[model.__name__] = schema
+        body = {"schema": {"$ref": f"#/components/schemas/{model.__name__}"}}
+        document["paths"][path]["post"]["requestBody"] = {"required": True, "content": {"application/json": body}}
+    schemas["Error"] = _ERROR
     schemas.pop("HTTPValidationError", None)
     schemas.pop("ValidationError", None)
     error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
@@ -63,11 +78,9 @@ def _complete(document: dict[str, Any]) -> dict[str, Any]:
             for status, meaning in _ERROR_STATUSES.items():
                 if path.startswith("/v1/"):
                     responses[status] = {"description": meaning, "content": error}
-    chat = document["paths"]["/v1/chat/completions"]["post"]
-    body = {"schema": {"$ref": "#/components/schemas/ChatRequest"}}
-    chat["requestBody"] = {"required": True, "content": {"application/json": body}}
-    chat["responses"]["200"]["content"] = {
-        "application/json": {"schema": {"type": "object"}},
-        "text/event-stream": {"schema": {"type": "string"}},
-    }
+    for path in _STREAMS:
+        document["paths"][path]["post"]["responses"]["200"]["content"] = {
+            "application/json": {"schema": {"type": "object"}},
+            "text/event-stream": {"schema": {"type": "string"}},
+        }
     return document

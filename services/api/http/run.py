@@ -66,8 +66,9 @@ class ChatDoor:
 class Remembered:
     """A request's place in the memory. `stores` false: the history is read, and nothing of this turn is kept."""
 
-    conversation: contextlib.AbstractAsyncContextManager[Conversation]
+    conversation: contextlib.AbstractAsyncContextManager[Conversation | None]
     stores: bool = True
+    instructions: str | None = None  # system prompt of this turn alone
     idempotency_key: str | None = None
     request_hash: str = ""
 
@@ -91,13 +92,17 @@ class Run:
         self._dropped = 0
         self._begun = time.monotonic()
 
+    def rename(self, response_id: str) -> None:
+        """For who learns a response's name only when its session is held; before the first event."""
+        self.head = dataclasses.replace(self.head, id=response_id)
+
     async def events(self) -> AsyncGenerator[tuple[int, Event], None]:
         """Events of all choices, each with its choice's index. With a session, `Finished` comes when the turn is durable."""
         async with contextlib.AsyncExitStack() as stack:
             conversation = None
             if self._remembered is not None:
                 conversation = await stack.enter_async_context(self._remembered.conversation)
-                if (turn := await self._answered(conversation)) is not None:
+                if conversation is not None and (turn := await self._answered(conversation)) is not None:
                     for event in self._replay(conversation, turn):
                         yield 0, event
                     return
@@ -182,6 +187,10 @@ class Run:
 
     # Building
 
+    @property
+    def _instructions(self) -> str | None:
+        return self._remembered.instructions if self._remembered is not None else None
+
     @contextlib.asynccontextmanager
     async def _lease(self) -> AsyncIterator[Lease | None]:
         model, registry = self._wire.model, self._door.registry
@@ -198,6 +207,8 @@ class Run:
         door, wire, info = self._door, self._wire, self._door.engine.info
         default = lease.system_prompt if lease else None
         if conversation is None:
+            if self._instructions:
+                messages = [Message(role="system", content=self._instructions), *messages]
             said: Sequence[Message] = messages
             system = door.prompts.system_prompt(messages, default)
             prompt_ids = door.prompts.build(messages, tool_specs(wire), info.max_model_len, default)
@@ -224,7 +235,8 @@ class Run:
         prompts, limit, tools = self._door.prompts, self._door.engine.info.max_model_len, tool_specs(self._wire)
         prompts.require_short(messages, tools, limit)
         conversation.take(messages)
-        system = conversation.system_prompt or prompts.system_prompt((), default)
+        own = [text for text in (self._instructions, conversation.system_prompt) if text]
+        system = "\n".join(own) or prompts.system_prompt((), default)
         window = conversation.window(system, tools, prompts.window_budget(limit, reply_tokens(self._wire)))
         self._dropped = window.dropped
         return system, prompts.require_room(window.ids, limit)

@@ -93,6 +93,10 @@ class JsonTurnResponse(Response):
             self._on_gone()
 
 
+def _last_frames(error: ApiError | None) -> bytes:
+    return DONE if error is None else b"data: " + error_body(error) + b"\n\n" + DONE
+
+
 async def _send_json(send: Send, body: bytes, status: int, headers: Mapping[str, str]) -> None:
     fields = {"content-type": "application/json", "content-length": str(len(body)), **headers}
     raw = [(k.encode(), v.encode()) for k, v in fields.items()]
@@ -113,8 +117,11 @@ class EventStreamResponse(Response):
         to_error: ErrorHandler,
         on_gone: Callable[[], None],
         keep_alive_s: float,
+        last: Callable[[ApiError | None], bytes] | None = None,
     ) -> None:
+        """`last`: the final bytes, after an error or without one; left out: the error's frame and [DONE]."""
         super().__init__()
+        self._last = last or _last_frames
         self._frames = frames
         self._to_error = to_error
         self._on_gone = on_gone
@@ -136,14 +143,14 @@ class EventStreamResponse(Response):
             async with contextlib.aclosing(self._frames()) as frames:
                 async for frame in frames:
                     await self._write(send, frame)
-            last = DONE
+            last = self._last(None)
         except Exception as error:  # noqa: BLE001 - mapped to an ApiError, and logged where it is ours
             known = self._to_error(error)
             if not self._started:
                 keep_alive.cancel()
                 await _send_json(send, error_body(known), known.status, known.headers())
                 return
-            last = b"data: " + error_body(known) + b"\n\n" + DONE
+            last = self._last(known)
         keep_alive.cancel()
         await self._write(send, last, more=False)
 

@@ -101,6 +101,25 @@ class Memory:
             finally:
                 await conversation.abandon()
 
+    @contextlib.asynccontextmanager
+    async def go_on(
+        self, tenant: str, session_id: str, seq: int, copy_id: str, *, stores: bool = True
+    ) -> AsyncIterator[Conversation]:
+        """The conversation up to turn `seq`: the session itself where that is its latest, else a copy named `copy_id`.
+
+        `stores` false: it is only read, so nobody has to wait. Raises what `hold` and `recall` raise.
+        """
+        if stores:
+            async with self.hold(tenant, session_id) as conversation:
+                if conversation.latest == seq:
+                    yield conversation
+                    return
+        conversation = await self.recall(tenant, session_id, seq, copy_id)
+        try:
+            yield conversation
+        finally:
+            await conversation.abandon()
+
     async def recall(self, tenant: str, session_id: str, upto: int, copy_id: str) -> Conversation:
         """A conversation that goes on from turn `upto` of a stored one under a new name, and leaves that one as it is.
 
@@ -136,6 +155,11 @@ class Conversation:
         return self._history.session.system_prompt
 
     @property
+    def latest(self) -> int:
+        """The number of the latest turn that later prompts see; 0: there is none."""
+        return self._history.turns[-1].seq if self._history.turns else 0
+
+    @property
     def messages(self) -> list[Message]:
         """Everything that was said, the new messages included, dropped turns too: what a guard must know."""
         found: list[Message] = []
@@ -168,11 +192,6 @@ class Conversation:
         if merged.system_prompt != session.system_prompt:
             session = dataclasses.replace(session, system_prompt=merged.system_prompt)
             self._history = dataclasses.replace(self._history, session=session)
-
-    def instruct(self, system_prompt: str | None) -> None:
-        """Another system prompt for this turn alone, in place of the session's."""
-        session = dataclasses.replace(self._history.session, system_prompt=system_prompt)
-        self._history = dataclasses.replace(self._history, session=session)
 
     def window(self, system_prompt: str | None, tools: Sequence[dict[str, Any]], budget: int) -> Window:
         """The prompt's ids within `budget` tokens: system prompt, the newest whole turns that fit, the new messages."""
