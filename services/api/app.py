@@ -49,6 +49,7 @@ from services.api.safety.guard import Guard
 from services.api.safety.second_opinion import EngineOpinion
 from services.api.safety.store import PolicyStore
 from services.api.settings import Settings
+from services.api.thinking.guidelines import Guidelines
 from services.api.thinking.present import Annotator
 from services.api.thinking.token_text import TokenTexts
 from services.api.turn import Turns
@@ -81,6 +82,7 @@ class Service:
     supervisor: Supervisor
     admission: Admission
     life: Life
+    memory: Memory | None = None
 
 
 class Life:
@@ -242,7 +244,7 @@ def build(
     add_error_handlers(app, metrics)
     app.add_middleware(RequestContextMiddleware, metrics=metrics, api_keys=settings.keys)
     describe(app)
-    return Service(app, supervisor, admission, life)
+    return Service(app, supervisor, admission, life, memory)
 
 
 async def warm_up(model: Model) -> None:
@@ -269,10 +271,11 @@ def versions(settings: Settings, model: Model, supervisor: Supervisor) -> dict[s
 
 @functools.cache  # tests build hundreds of apps, and reading the table is most of building one
 def read_annotator() -> Annotator:
-    """Links the drugs of the safety table in annotated reasoning; names that are everyday words too are left alone."""
+    """Links guidelines, and the drugs of the safety table, in annotated reasoning; drugs' names that are everyday words too
+    are left alone."""
     table = DrugTable.load()
-    names = table.names().items()
-    return Annotator({name: table.address(drug) for name, drug in names if name not in table.ordinary_words})
+    drugs = {name: table.address(drug) for name, drug in table.names().items() if name not in table.ordinary_words}
+    return Annotator(drugs, Guidelines.load())
 
 
 def _if_ready(supervisor: Supervisor, engine: Engine) -> int | None:

@@ -38,7 +38,7 @@ from services.contract.chat_format import Message
 
 log = logging.getLogger(__name__)
 
-_BEGIN_TRIES = 3  # another replica may take a session's next turn between our look and our word
+_BEGIN_TRIES = 4  # what we remember may be old, and another replica may be quicker between our look and our word
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,13 +41,16 @@ class SessionRequest(BaseModel):
 def sessions_router(memory: Memory | None, max_body_bytes: int) -> APIRouter:
     router = APIRouter()
 
-    def store() -> SessionStore:
+    def open_memory() -> Memory:
         if memory is None:
             raise UnsupportedParameter(
                 "this server keeps no sessions: its operator has set MEDTHINK_DATABASE to nothing"
             )
         memory.require_open()
-        return memory.store
+        return memory
+
+    def store() -> SessionStore:
+        return open_memory().store
 
     @router.post("/v1/sessions", summary="Begin a session", operation_id="create_session")
     async def create(request: Request) -> Response:
@@ -81,7 +84,7 @@ def sessions_router(memory: Memory | None, max_body_bytes: int) -> APIRouter:
 
     @router.delete("/v1/sessions/{session_id:path}", summary="Erase a session", operation_id="delete_session")
     async def delete(request: Request, session_id: str) -> Response:
-        erased = await store().delete(request.state.tenant, session_id)
+        erased = await open_memory().delete(request.state.tenant, session_id)
         return _json({"id": session_id, "object": "session.deleted", "deleted": True, "erased": erased})
 
     return router

@@ -6,14 +6,16 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
+import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from services.api.events import Answer, Event, Finished, Reasoning, Replaced, ToolCallDelta
-from services.api.memory.errors import SessionError, SessionNotFound, StoreUnavailable
+from services.api.memory.errors import SessionBusy, SessionChanged, SessionError, SessionNotFound, StoreUnavailable
 from services.api.memory.merge import merge
 from services.api.memory.names import check_session_id
 from services.api.memory.order import TurnOrder
+from services.api.memory.recent import RecentHistories
 from services.api.memory.records import History, NewTurn, Outcome, PastTurn, Session, Turn, TurnHandle
 from services.api.memory.store import SessionStore
 from services.api.memory.turn_ids import TurnWriter
@@ -35,6 +37,7 @@ class Memory:
         self.store = store
         self._writer = writer
         self._order = TurnOrder(wait_s)
+        self._recent = RecentHistories()
         self._is_open = False
 
     async def open(self) -> None:
@@ -71,6 +74,7 @@ class Memory:
 
     async def _sweep(self) -> None:
         try:
+            self._recent.forget_expired(time.time())
             swept = await self.store.sweep()
         except SessionError as error:
             log.warning("memory: sweep put off: %s", error.message)
@@ -85,6 +89,16 @@ class Memory:
         if not self._is_open:
             raise StoreUnavailable("the memory database cannot be reached: retry in a few seconds", "gone")
 
+    async def delete(self, tenant: str, session_id: str) -> bool:
+        """Erases a session, here too; see `SessionStore.delete`."""
+        self.require_open()
+        self.forget(tenant, session_id)
+        return await self.store.delete(tenant, session_id)
+
+    def forget(self, tenant: str, session_id: str) -> None:
+        """Leaves nothing of a session in this process: its next turn reads the database."""
+        self._recent.take(tenant, session_id)
+
     @contextlib.asynccontextmanager
     async def hold(self, tenant: str, session_id: str) -> AsyncIterator[Conversation]:
         """The session is ours inside: turns come one by one, in order of arrival. An unknown one is begun.
@@ -94,8 +108,8 @@ class Memory:
         key = (tenant, check_session_id(session_id))
         self.require_open()
         async with self._order.hold(key) as wait_s:
-            conversation = Conversation(self.store, self._writer, *key)
-            await conversation.load(wait_s)
+            conversation = Conversation(self.store, self._writer, *key, self._recent)
+            await conversation.open(wait_s)
             try:
                 yield conversation
             finally:
@@ -137,7 +151,17 @@ class Memory:
 class Conversation:
     """One session during one turn: load, take what is new, choose what fits, begin, record, end."""
 
-    def __init__(self, store: SessionStore, writer: TurnWriter, tenant: str, session_id: str) -> None:
+    def __init__(
+        self,
+        store: SessionStore,
+        writer: TurnWriter,
+        tenant: str,
+        session_id: str,
+        recent: RecentHistories | None = None,
+    ) -> None:
+        self._recent = recent
+        self._may_be_old = False
+        self._wait_s = 0.0
         self._store = store
         self._writer = writer
         self._tenant = tenant
@@ -146,6 +170,7 @@ class Conversation:
         self._copied: tuple[PastTurn, ...] = ()
         self._new: tuple[Message, ...] = ()
         self._handle: TurnHandle | None = None
+        self._begun: NewTurn | None = None
         self.seq = 0  # the running turn's number, from 1 once it has begun
         self._reset_record()
 
@@ -167,9 +192,19 @@ class Conversation:
             found += [*turn.messages, turn.reply]
         return [*found, *self._new]
 
-    async def load(self, wait_s: float = 0.0) -> None:
+    async def open(self, wait_s: float) -> None:
+        """The session as this process left it, or as the database has it. Raises `SessionBusy`."""
+        self._wait_s = wait_s
+        remembered = self._recent.take(self._tenant, self.id) if self._recent is not None else None
+        if remembered is None:
+            await self.load()
+        else:
+            self._history, self._may_be_old = remembered, True
+
+    async def load(self) -> None:
         """The session as it is now; a draft when there is none of this name. Raises `SessionBusy`."""
-        found = await self._store.load(self._tenant, self.id, wait_s=wait_s)
+        self._may_be_old = False
+        found = await self._store.load(self._tenant, self.id, wait_s=self._wait_s)
         self._history = found or History(self._store.draft(self._tenant, self.id), ())
 
     def begin_as_copy(self, history: History, upto: int) -> None:
@@ -182,6 +217,8 @@ class Conversation:
 
     async def answered(self, idempotency_key: str, request_hash: str) -> Turn | None:
         """What this very request was answered before; raises `IdempotencyConflict`."""
+        if self._may_be_old:
+            await self.load()
         return await self._store.answered(self._history.session, idempotency_key, request_hash)
 
     def take(self, sent: Sequence[Message]) -> None:
@@ -228,7 +265,13 @@ class Conversation:
         session = self._history.session
         for turn in self._copied:
             session = await self._copy(session, turn)
-        self._handle = await self._store.begin_turn(session, new)
+        try:
+            self._handle = await self._store.begin_turn(session, new)
+        except (SessionBusy, SessionNotFound):
+            if self._may_be_old:
+                raise SessionChanged() from None
+            raise
+        self._begun = new
         self.seq = self._handle.seq
 
     async def _copy(self, session: Session, turn: PastTurn) -> Session:
@@ -299,6 +342,20 @@ class Conversation:
         except StoreUnavailable:
             await asyncio.sleep(_SECOND_TRY_S)
             await self._store.finish_turn(handle, outcome)
+        if self._recent is not None:
+            self._recent.put(self._after(handle, outcome))
+
+    def _after(self, handle: TurnHandle, outcome: Outcome) -> History:
+        """The history that the next turn finds."""
+        turns, new = self._history.turns, self._begun
+        assert new is not None
+        if outcome.status != "aborted":
+            done = PastTurn(
+                handle.seq, outcome.status, new.messages, outcome.answer, outcome.tool_calls, new.ids, outcome.ids,
+                new.format_digest,
+            )  # fmt: skip
+            turns = (*turns, done)
+        return History(handle.session, turns)
 
 
 def _reply(outcome: Outcome) -> Message:
