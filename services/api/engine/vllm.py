@@ -28,6 +28,7 @@ from services.api.engine.base import (
     Sampling,
     TokenAlternatives,
 )
+from services.api.engine.watchman import Watchman, descendants
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +84,7 @@ class VllmEngine:
     def __init__(self, options: VllmOptions) -> None:
         self._options = options
         self._llm: Any = None
+        self._watchman: Watchman | None = None
         self._state: EngineState = "stopped"
         self._info: ModelInfo | None = None
 
@@ -100,10 +102,12 @@ class VllmEngine:
 
     async def start(self) -> None:
         self._state = "starting"
+        await self._dismiss()
         try:
             # Loading blocks for seconds to minutes; /livez must answer meanwhile.
             self._llm = await asyncio.to_thread(self._load)
             self._info = self._describe()
+            self._watchman = Watchman(descendants(os.getpid()))
         except BaseException:
             self._state = "stopped"
             raise
@@ -112,8 +116,16 @@ class VllmEngine:
     async def stop(self) -> None:
         self._state = "stopped"
         llm, self._llm = self._llm, None
-        if llm is not None:
-            await asyncio.to_thread(llm.shutdown)
+        try:
+            if llm is not None:
+                await asyncio.to_thread(llm.shutdown)
+        finally:
+            await self._dismiss()
+
+    async def _dismiss(self) -> None:
+        watchman, self._watchman = self._watchman, None
+        if watchman is not None:
+            await asyncio.to_thread(watchman.dismiss)
 
     async def check(self, request: GenerationRequest) -> None:
         llm = self._running()
