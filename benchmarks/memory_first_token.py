@@ -32,7 +32,7 @@ from tokenizers import Tokenizer
 from benchmarks.memory import ANSWER, QUESTION, TURNS
 from services.api.app import Model, build
 from services.api.engine.base import AdapterHandle, EngineDelta, EngineState, GenerationRequest, ModelInfo
-from services.api.memory.conversation import Memory
+from services.api.memory.conversations import Memory
 from services.api.memory.tenancy import ANONYMOUS
 from services.api.settings import DEMO_MODEL, Settings
 from services.contract.chat_format import END_THINK, IM_END, THINK, ChatFormat

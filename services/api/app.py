@@ -36,7 +36,7 @@ from services.api.http.run import ChatDoor
 from services.api.http.session_errors import to_api_error
 from services.api.http.sessions import sessions_router
 from services.api.http.sse import error_body
-from services.api.memory.conversation import Memory
+from services.api.memory.conversations import Memory
 from services.api.memory.crypto import KeyRing
 from services.api.memory.errors import SessionError
 from services.api.memory.store import SessionStore

@@ -31,7 +31,8 @@ from services.api.http.responses_request import ResponsesRequest, to_chat
 from services.api.http.run import ChatDoor, Remembered, Run
 from services.api.http.schemas import ChatRequest
 from services.api.http.sse import EventStreamResponse, JsonTurnResponse
-from services.api.memory.conversation import Conversation, Memory
+from services.api.memory.conversation import Conversation
+from services.api.memory.conversations import Memory
 from services.api.memory.errors import SessionNotFound
 from services.api.memory.records import Turn
 

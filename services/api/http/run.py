@@ -24,7 +24,8 @@ from services.api.http.schemas import ChatRequest
 from services.api.http.session_errors import to_api_error
 from services.api.http.sse import internal_error
 from services.api.logs import fields
-from services.api.memory.conversation import Conversation, Memory
+from services.api.memory.conversation import Conversation
+from services.api.memory.conversations import Memory
 from services.api.memory.errors import SessionChanged, SessionError
 from services.api.memory.records import Turn
 from services.api.memory.tenancy import ANONYMOUS, cache_salt

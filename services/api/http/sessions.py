@@ -14,7 +14,7 @@ from starlette.responses import Response
 from services.api.errors import InvalidRequest, UnsupportedParameter
 from services.api.http.body import read_model
 from services.api.http.chunks import safety_json, usage_json
-from services.api.memory.conversation import Memory
+from services.api.memory.conversations import Memory
 from services.api.memory.records import Session, Turn
 from services.api.memory.store import SessionStore
 from services.contract.chat_format import Message, ToolCall

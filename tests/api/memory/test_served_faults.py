@@ -37,7 +37,7 @@ async def test_postgres_goes_away_and_comes_back(server: Postgres, in_process: F
 async def test_a_database_that_is_away_at_the_start_is_waited_for(
     server: Postgres, in_process: Factory, pen: Pen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.api.memory.conversation.REOPEN_S", 0.1)
+    monkeypatch.setattr("services.api.memory.conversations.REOPEN_S", 0.1)
     with server.fresh() as url:
         server.stop()
         try:
