@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv/bin
 
-.PHONY: help serve test test-fast check format install demo-model train-demo bench
+.PHONY: help serve test test-fast check format install demo-model train-demo evaluate-demo bench
 
 help: ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -43,6 +43,10 @@ demo-model: ## trains deploy/demo again and measures it (minutes on a GPU, hours
 train-demo: ## the training loop on the example set: prepare, plan, train, publish; a running `make serve` serves it
 	@$(PYTHON) deploy/install.py --group test
 	@$(VENV)/python -m services.trainer train-demo --url http://127.0.0.1:$(or $(PORT),$(MEDTHINK_PORT),8000)
+
+evaluate-demo: ## the demo model and its adapter asked the same, and compared; needs `make serve` and `make train-demo` before
+	@$(PYTHON) deploy/install.py --group test
+	@$(VENV)/python -m services.trainer evaluate-demo --url http://127.0.0.1:$(or $(PORT),$(MEDTHINK_PORT),8000)
 
 bench: ## the demo model here and under vLLM's own server, side by side
 	@$(PYTHON) deploy/install.py --group test

@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 
 from services.api.thinking.token_text import TokenTexts
 from services.contract.chat_format import ChatFormat
+from tests.browser import browser, chromium, page, sync_page  # noqa: F401 - fixtures
 from tests.fakes import DEMO, FakeEngine, Pen, demo_chat_format
 from tests.running import Factory, Running, service_of, until
 

@@ -53,6 +53,7 @@ from services.api.thinking.guidelines import Guidelines
 from services.api.thinking.present import Annotator
 from services.api.thinking.token_text import TokenTexts
 from services.api.turn import Turns
+from services.api.web.routes import web_router
 from services.contract.adapter_manifest import config_sha256
 from services.contract.chat_format import ChatFormat, Message
 
@@ -240,6 +241,7 @@ def build(
     app.include_router(sessions_router(memory, settings.max_body_bytes))
     app.include_router(models_router(names, lambda: _if_ready(supervisor, model.engine)))
     app.include_router(adapters_router(registry_of_adapters))
+    app.include_router(web_router())  # before the operators' routes: a browser's / is the page
     app.include_router(ops_router(supervisor, admission, metrics, lambda: versions(settings, model, supervisor)))
     add_error_handlers(app, metrics)
     app.add_middleware(RequestContextMiddleware, metrics=metrics, api_keys=settings.keys)

@@ -24,6 +24,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from services.contract.adapter_evaluation import EvaluationRecord
 from services.contract.adapter_files import BLOCK, FileRecord, file_record, open_regular
 from services.contract.adapter_files import AdapterError as AdapterError
 from services.contract.adapter_files import TensorRecord as TensorRecord
@@ -74,6 +75,7 @@ class Manifest(BaseModel):
     system_prompt: str | None = None
     metrics: dict[str, Any] = Field(default_factory=dict)
     trainer_version: str = ""
+    evaluation: EvaluationRecord | None = None
 
 
 class Details(BaseModel):
@@ -85,6 +87,7 @@ class Details(BaseModel):
     system_prompt: str | None = None
     metrics: dict[str, Any] = Field(default_factory=dict)
     trainer_version: str = ""
+    evaluation: EvaluationRecord | None = None
 
 
 # Names
@@ -146,6 +149,7 @@ def publish(
             on_step("manifest")
             manifest = _write_manifest(staged, name, details, found or {})
             write_synced(work / CURRENT, f"{manifest.version}\n".encode())
+            _note_evaluation(work, volume / name / manifest.version, details.evaluation)
             _make_current(work, volume / name, manifest.version, on_step)
         on_step("done")
         return read_manifest(volume / name / manifest.version)
@@ -263,6 +267,17 @@ def _make_current(work: Path, folder: Path, version: str, on_step: Callable[[str
                 folder.rmdir()
         raise
     sync_folder(folder)
+
+
+def _note_evaluation(work: Path, target: Path, evaluation: EvaluationRecord | None) -> None:
+    """A version that is there already keeps its files; that it was evaluated since joins its manifest."""
+    if evaluation is None or not _is_whole(target):
+        return
+    known = read_manifest(target)
+    if known.evaluation != evaluation:
+        amended = known.model_copy(update={"evaluation": evaluation})
+        write_synced(work / MANIFEST, amended.model_dump_json(indent=1).encode())
+        os.replace(work / MANIFEST, target / MANIFEST)
 
 
 def _put(staged: Path, aside: Path, target: Path) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from services.trainer import train_demo
+from services.trainer import evaluate_demo, train_demo
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,6 +28,7 @@ COMMANDS = {
     "prepare": "check dialogues, split them, write the data set and its card",
     "plan": "say before training whether it fits, what it takes, and what to change if not",
     "train": "LoRA or full fine-tuning",
+    "answer": "ask a running API the same scenarios with the base and with an adapter",
     "publish": "check an adapter and make it the current version on the shared volume",
     "rollback": "point back to an earlier version",
 }
@@ -44,6 +45,11 @@ def _parser() -> argparse.ArgumentParser:
     loop = commands.add_parser("train-demo", help="the whole loop on the example set, against a running server")
     train_demo.add_arguments(loop)
     loop.set_defaults(run=lambda options: train_demo.run(options, main))
+    whole = commands.add_parser(
+        "evaluate-demo", help="ask a running server's demo model and its adapter, and compare their answers"
+    )
+    evaluate_demo.add_arguments(whole)
+    whole.set_defaults(run=lambda options: evaluate_demo.run(options, main))
     _add_demo(commands)
     return parser
 

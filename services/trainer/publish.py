@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from services.contract.adapter_manifest import CURRENT, AdapterError, Manifest, publish
+from services.trainer.evaluate.gate import MARGIN, Passed, check_version, pass_gate
 from services.trainer.publish_checks import (
     Base,
     RunRecord,
@@ -54,6 +55,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--unrecorded", action="store_true", help="publish although no run.json says what it was made on"
     )
+    parser.add_argument(
+        "--require-report",
+        type=Path,
+        metavar="REPORT.json",
+        help="refuse unless this report of `score` on this very adapter shows no harm",
+    )
+    parser.add_argument(
+        "--report-margin",
+        type=float,
+        default=MARGIN,
+        metavar="POINTS",
+        help="lowest bound allowed of a dimension's change, in points of the 1-5 scale (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--accept-simulated", action="store_true", help="accept a report of simulated raters; the manifest says so"
+    )
     parser.add_argument("--full", action="store_true", help="a full fine-tune: a model directory, no adapter")
 
 
@@ -80,20 +97,33 @@ def _check_volume(volume: Path) -> None:
 def _publish_adapter(options: argparse.Namespace, base: Base) -> str:
     folder = find_adapter(options.result)
     record = check_record(read_record(folder), base, options.unrecorded)
+    passed = _pass_gate(options)
+    details = record.details(base).model_copy(update={"evaluation": passed.record if passed else None})
 
     def check(staged: Path) -> dict[str, Any] | None:
+        if passed:
+            check_version(passed, staged)
         check_adapter(staged, base, options.max_rank)
         return _try_out(staged, base, record, full=False) if options.canary else None
 
-    manifest = publish(
-        options.volume, options.name, folder, record.details(base), check=check, on_step=_progress("current")
-    )
+    manifest = publish(options.volume, options.name, folder, details, check=check, on_step=_progress("current"))
     return _describe(manifest)
+
+
+def _pass_gate(options: argparse.Namespace) -> Passed | None:
+    if not options.require_report:
+        return None
+    passed = pass_gate(options.require_report, options.report_margin, options.accept_simulated)
+    warning = " BY SIMULATED RATERS, WHICH PROVES NOTHING" if passed.record.simulated else ""
+    _say(f"      the report shows no harm{warning}: {passed.told}")
+    return passed
 
 
 def _publish_model(options: argparse.Namespace, base: Base) -> str:
     from services.trainer.publish_model import CONFIG, publish_model
 
+    if options.require_report:
+        raise AdapterError("--require-report is for adapters, whose version a report names: leave it out with --full")
     folder = find_result(options.result, CONFIG)
     record = check_record(read_record(folder), base, options.unrecorded)
 
