@@ -123,7 +123,7 @@ def open_case(policy: Policy, messages: Sequence[tuple[str, str]], system_prompt
     for role, text in messages:
         turns -= role == "user"
         norm = normalise(_ends(text))
-        said.append(Said(role, norm, policy.matcher.find(norm.text), max(turns, 0)))
+        said.append(Said(role, norm, policy.matcher.find_again(norm.text), max(turns, 0)))
     texts = [s.text for s in said if s.role == "user"]
     return Case(policy, said, language_of(texts[-1] if texts else ""), system_prompt)
 

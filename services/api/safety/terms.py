@@ -6,6 +6,7 @@ which patterns are possible, and only those are looked for; scopes are told only
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from services.api.safety.scopes import CLAUSE_MARKS, QUOTED, SENTENCE_MARKS, Com
 __all__ = ["CLAUSE_MARKS", "SENTENCE_MARKS", "Cue", "Find", "Term", "TermError", "TermMatcher", "expand"]
 
 _Span = tuple[int, int]
+_MOST_FOUND = 8192  # messages whose finds are kept: places and terms, some hundred bytes each
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,7 @@ class TermMatcher:
                     of.append(n)
         self._always = frozenset(n for n, pattern in enumerate(self._patterns) if pattern.literals is None)
         self._literals = _automaton(self._patterns)
+        self._found: dict[tuple[bytes, frozenset[str]], tuple[Find, ...]] = {}
 
     def _note(self, pattern: Pattern) -> int:
         self._patterns.append(pattern)
@@ -89,6 +92,17 @@ class TermMatcher:
         if expanded not in self._numbers:
             self._numbers[expanded] = self._note(Pattern(expanded, where))
         return self._numbers[expanded]
+
+    def find_again(self, text: str, facts: frozenset[str] = frozenset()) -> Sequence[Find]:
+        """`find` for messages, which come again with every later turn: the latest are kept by digest, never as text."""
+        key = (hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest(), facts)
+        found = self._found.pop(key, None)
+        if found is None:
+            found = tuple(self.find(text, facts))
+        self._found[key] = found  # last again: the one unused for longest goes first
+        if len(self._found) > _MOST_FOUND:
+            del self._found[next(iter(self._found))]
+        return found
 
     def find(self, text: str, facts: frozenset[str] = frozenset(), skipped: frozenset[str] = frozenset()) -> list[Find]:
         """Every term that occurs, active or not, in the order of their places.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from services.api.safety.normalise import normalise
 from services.api.safety.terms import Cue, Term, TermError, TermMatcher, expand
@@ -83,3 +85,20 @@ def test_what_does_not_compile_is_named() -> None:
         expand("{nowhere}", {})
     with pytest.raises(TermError, match="circle"):
         expand("{a}", {"a": ["{b}"], "b": ["{a}"]})
+
+
+@given(st.lists(st.text(alphabet="肯定不能治好,。ab ", max_size=30), max_size=12))
+def test_what_is_kept_of_a_text_is_what_it_had(texts: list[str]) -> None:
+    found = TermMatcher((SURE,), CUES, WORDS)
+    for facts in (frozenset[str](), frozenset({"pregnant"})):
+        for text in [*texts, *texts]:
+            assert list(found.find_again(text, facts)) == found.find(text, facts)
+
+
+def test_no_text_is_kept_and_not_more_than_so_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.api.safety.terms._MOST_FOUND", 2)
+    found = TermMatcher((SURE,), CUES, WORDS)
+    for text in ("能治好", "不能治好", "治好了"):
+        found.find_again(text)
+    assert len(found._found) == 2
+    assert "治好" not in repr(list(found._found))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from services.api.safety.case import Case, Said, Sentence
@@ -105,9 +105,9 @@ def _flags(said: Said, case: Case) -> list[str]:
     return found + _critical(said.text, finds, case)
 
 
-def _find(text: str, case: Case) -> list[Find]:
+def _find(text: str, case: Case) -> Sequence[Find]:
     """The finds of a text, with those terms that need what is known of the person."""
-    return case.policy.matcher.find(text, frozenset(case.facts)) if case.policy else []
+    return case.policy.matcher.find_again(text, frozenset(case.facts)) if case.policy else []
 
 
 def _flags_together(told: Iterable[Said], case: Case) -> list[str]:
