@@ -16,6 +16,9 @@ from services.api.tools import ForcedCall, force_call
 from services.api.turn import TurnRequest
 from services.contract.chat_format import Message, ToolCall, strip_framing, template_json
 
+# What vLLM's GPU sampler has room for (v1/worker/gpu/sample/logit_bias.py); beyond it one request ends the whole engine.
+MOST_LISTED_IDS = 1024
+MOST_STOP_IDS = 64  # of its 128: ours are among them
 _TEMPERATURE_FLOOR = 1e-2  # below it vLLM itself warns of numerical trouble; 0 stays greedy
 
 
@@ -183,6 +186,9 @@ def _first(*values: Any) -> Any:
 def _ids(name: str, ids: Sequence[int] | None, vocab_size: int) -> tuple[int, ...]:
     if ids is not None and not ids and name == "allowed_token_ids":
         raise InvalidRequest(f"{name} is empty: leave it out, or name at least one token", param=name)
+    most = MOST_STOP_IDS if name == "stop_token_ids" else MOST_LISTED_IDS
+    if len(ids or ()) > most:
+        raise InvalidRequest(f"{name} may have at most {most} token ids, and has {len(ids or ())}", param=name)
     for token_id in ids or ():
         if not 0 <= token_id < vocab_size:
             raise InvalidRequest(f"{name}: {token_id} is no token id, they go from 0 to {vocab_size - 1}", param=name)
@@ -191,6 +197,8 @@ def _ids(name: str, ids: Sequence[int] | None, vocab_size: int) -> tuple[int, ..
 
 def _logit_bias(bias: Mapping[str, float] | None, vocab_size: int) -> dict[int, float]:
     found: dict[int, float] = {}
+    if len(bias or {}) > MOST_LISTED_IDS:
+        raise InvalidRequest(f"logit_bias may have at most {MOST_LISTED_IDS} token ids", param="logit_bias")
     for key, value in (bias or {}).items():
         if not key.isascii() or not key.isdigit() or len(key) > 9 or int(key) >= vocab_size:
             raise InvalidRequest(
