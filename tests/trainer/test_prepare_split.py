@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from services.contract.chat_format import Message
@@ -31,6 +31,7 @@ GROUPS = st.lists(st.integers(1, 6), min_size=4, max_size=60)
 
 
 @given(GROUPS, st.floats(0.02, 0.4), st.floats(0, 0.4), st.integers(0, 5))
+@example([6, 1, 1, 1], 0.4, 0.25, 0)
 def test_no_group_is_on_two_sides_and_no_row_is_lost(sizes: list[int], val: float, test: float, seed: int) -> None:
     rows = _rows(*((f"g{i}", size) for i, size in enumerate(sizes)))
     splits = split_rows(rows, {"val": val, "test": test}, seed)

@@ -28,7 +28,6 @@ from services.api.engine.base import (
     Sampling,
     TokenAlternatives,
 )
-from services.api.engine.watchman import Watchman, descendants
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +83,6 @@ class VllmEngine:
     def __init__(self, options: VllmOptions) -> None:
         self._options = options
         self._llm: Any = None
-        self._watchman: Watchman | None = None
         self._state: EngineState = "stopped"
         self._info: ModelInfo | None = None
 
@@ -102,12 +100,10 @@ class VllmEngine:
 
     async def start(self) -> None:
         self._state = "starting"
-        await self._dismiss()
         try:
             # Loading blocks for seconds to minutes; /livez must answer meanwhile.
             self._llm = await asyncio.to_thread(self._load)
             self._info = self._describe()
-            self._watchman = Watchman(descendants(os.getpid()))
         except BaseException:
             self._state = "stopped"
             raise
@@ -116,16 +112,8 @@ class VllmEngine:
     async def stop(self) -> None:
         self._state = "stopped"
         llm, self._llm = self._llm, None
-        try:
-            if llm is not None:
-                await asyncio.to_thread(llm.shutdown)
-        finally:
-            await self._dismiss()
-
-    async def _dismiss(self) -> None:
-        watchman, self._watchman = self._watchman, None
-        if watchman is not None:
-            await asyncio.to_thread(watchman.dismiss)
+        if llm is not None:
+            await asyncio.to_thread(llm.shutdown)
 
     async def check(self, request: GenerationRequest) -> None:
         llm = self._running()

@@ -46,6 +46,10 @@ def _deal(members: Mapping[str, Sequence[PreparedRow]], wanted: Mapping[str, flo
         seen += sum(len(members[group]) for group in stratum)
         for split, share in wanted.items():
             for group in stratum:
+                # Large shares of few groups: every split that is still empty, and train, must get one.
+                empty = 1 + sum(other != split and not taken[other] for other in wanted)
+                if len(members) - len(chosen) <= empty:
+                    break
                 size = len(members[group])
                 # Against all that was seen: what an earlier quarter left short, or took too much, this one makes up for.
                 if group not in chosen and taken[split] + size / 2 <= share * seen:
