@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import logging
 import signal
@@ -28,6 +29,9 @@ def main() -> int:
             log.error(line)
         return 1
     logs.configure(settings.log_format, settings.log_level)
+    # What is registered first runs last at exit. multiprocessing waits there for its children, the engine's process among
+    # them, and vLLM ends that one in a finalizer: so it has to come before anything that makes finalizers (SQLAlchemy).
+    importlib.import_module("multiprocessing.util")
     try:
         return asyncio.run(_serve(settings)) if sys.platform == "win32" else _run_on_uvloop(settings)
     except KeyboardInterrupt:
