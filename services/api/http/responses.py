@@ -55,7 +55,7 @@ def responses_router(door: ChatDoor) -> APIRouter:
 
     @router.get("/v1/responses/{response_id:path}", summary="A stored response", operation_id="response")
     async def response(request: Request, response_id: str) -> Response:
-        turn = await _find(_memory(door), request.state.tenant, response_id)
+        _, turn = await _find(_memory(door), request.state.tenant, response_id)
         return Response(orjson.dumps(stored_response(turn, door.names.default)), media_type="application/json")
 
     return router
@@ -71,8 +71,8 @@ def _memory(door: ChatDoor) -> Memory:
     return door.memory
 
 
-async def _find(memory: Memory, tenant: str, response_id: str) -> Turn:
-    """The turn that a response id names; raises `ResponseNotFound`."""
+async def _find(memory: Memory, tenant: str, response_id: str) -> tuple[str, Turn]:
+    """The session and the turn that a response id names; raises `ResponseNotFound`."""
     unknown = ResponseNotFound(
         "there is no such response: it was not stored, has expired, or was deleted; send the conversation anew",
         param="previous_response_id",
@@ -86,7 +86,7 @@ async def _find(memory: Memory, tenant: str, response_id: str) -> Turn:
         while turns := await memory.store.turns(session, after=after):
             for turn in turns:
                 if turn.request_id == response_id and turn.status in ("done", "blocked"):
-                    return turn
+                    return found[1], turn
             after = turns[-1].seq
     except SessionNotFound:
         raise unknown from None
@@ -122,10 +122,8 @@ class _Answer:
                 yield conversation
             return
         memory = _memory(self._door)
-        turn = await _find(memory, self._tenant, previous)
-        found = _ID.fullmatch(previous)
-        assert found is not None
-        going_on = memory.go_on(self._tenant, found[1], turn.seq, self._session_id, stores=self._stores)
+        session_id, turn = await _find(memory, self._tenant, previous)
+        going_on = memory.go_on(self._tenant, session_id, turn.seq, self._session_id, stores=self._stores)
         async with going_on as conversation:
             self.run.rename(f"{conversation.id}_{secrets.token_hex(4)}")
             yield conversation

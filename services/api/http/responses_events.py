@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,12 +9,14 @@ from typing import Any
 from services.api.events import Finished, ToolCallDelta, Usage
 from services.api.http.chunks import safety_json
 from services.api.http.deltas import Delta
+from services.api.http.sse import data_frame
 
 Event = dict[str, Any]
 
 
 def event_frame(event: Event) -> bytes:
-    return b"event: %b\ndata: %b\n\n" % (event["type"].encode(), json.dumps(event, ensure_ascii=False).encode())
+    kind: str = event["type"]
+    return b"event: " + kind.encode() + b"\n" + data_frame(event)
 
 
 def usage_of(usage: Usage) -> dict[str, Any]:

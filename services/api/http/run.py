@@ -155,7 +155,7 @@ class Run:
         """The turn, checked, and with a session written down as pending."""
         messages = read_messages(self._wire.messages)
         for tries_left in range(_BEGIN_TRIES - 1, -1, -1):
-            turn = self._build(lease, messages, conversation)
+            turn = await self._build(lease, messages, conversation)
             await self._door.turns.check(turn)
             if conversation is None or self._remembered is None or not self._remembered.stores:
                 return turn
@@ -202,7 +202,7 @@ class Run:
             self.adapter = AdapterUsed(lease.name, lease.version)
             yield lease
 
-    def _build(
+    async def _build(
         self, lease: Lease | None, messages: Sequence[Message], conversation: Conversation | None
     ) -> TurnRequest:
         door, wire, info = self._door, self._wire, self._door.engine.info
@@ -214,7 +214,7 @@ class Run:
             system = door.prompts.system_prompt(messages, default)
             prompt_ids = door.prompts.build(messages, tool_specs(wire), info.max_model_len, default)
         else:
-            system, prompt_ids = self._from_history(conversation, messages, default)
+            system, prompt_ids = await self._from_history(conversation, messages, default)
             said = conversation.messages
         room = door.prompts.room(prompt_ids, info.max_model_len)
         turn = build_turn(wire, self.head.id, messages, prompt_ids, room, info.vocab_size, door.sampling_defaults)
@@ -229,13 +229,13 @@ class Run:
             cache_salt=None if self._tenant == ANONYMOUS else cache_salt(self._tenant, door.cache_secret),
         )
 
-    def _from_history(
+    async def _from_history(
         self, conversation: Conversation, messages: Sequence[Message], default: str | None
     ) -> tuple[str | None, list[int]]:
         """System prompt and prompt ids of a conversation whose history the server has."""
         prompts, limit, tools = self._door.prompts, self._door.engine.info.max_model_len, tool_specs(self._wire)
         prompts.require_short(messages, tools, limit)
-        conversation.take(messages)
+        await conversation.take(messages)
         own = [text for text in (self._instructions, conversation.system_prompt) if text]
         system = "\n".join(own) or prompts.system_prompt((), default)
         window = conversation.window(system, tools, prompts.window_budget(limit, reply_tokens(self._wire)))

@@ -9,7 +9,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from services.api.events import Answer, Event, Finished, Reasoning, Replaced, ToolCallDelta
-from services.api.memory.errors import SessionBusy, SessionChanged, SessionError, SessionNotFound, StoreUnavailable
+from services.api.memory.errors import (
+    HistoryConflict,
+    NothingNew,
+    SessionBusy,
+    SessionChanged,
+    SessionError,
+    SessionNotFound,
+    StoreUnavailable,
+)
 from services.api.memory.merge import merge
 from services.api.memory.recent import RecentHistories
 from services.api.memory.records import History, NewTurn, Outcome, PastTurn, Session, Turn, TurnHandle
@@ -42,6 +50,7 @@ class Conversation:
         self._history = History(store.draft(tenant, session_id), ())
         self._copied: tuple[PastTurn, ...] = ()
         self._new: tuple[Message, ...] = ()
+        self._new_ids: tuple[int, ...] = ()
         self._handle: TurnHandle | None = None
         self._begun: NewTurn | None = None
         self.seq = 0  # the running turn's number, from 1 once it has begun
@@ -94,11 +103,21 @@ class Conversation:
             await self.load()
         return await self._store.answered(self._history.session, idempotency_key, request_hash)
 
-    def take(self, sent: Sequence[Message]) -> None:
-        """Keeps what is new in `sent`; raises `HistoryConflict` and `NothingNew`."""
+    async def take(self, sent: Sequence[Message]) -> None:
+        """Keeps what is new in `sent`; raises `HistoryConflict` and `NothingNew`, never by a history that may be old."""
+        try:
+            self._take(sent)
+        except (HistoryConflict, NothingNew):
+            if not self._may_be_old:
+                raise
+            await self.load()
+            self._take(sent)
+
+    def _take(self, sent: Sequence[Message]) -> None:
         session = self._history.session
         merged = merge(self._history.turns, sent, session.system_prompt)
         self._new = merged.messages
+        self._new_ids = tuple(self._writer.input_ids(self._new))
         if merged.system_prompt != session.system_prompt:
             session = dataclasses.replace(session, system_prompt=merged.system_prompt)
             self._history = dataclasses.replace(self._history, session=session)
@@ -110,7 +129,7 @@ class Conversation:
         return choose_window(
             self._writer.system_ids(system_prompt, tools),
             [self._writer.past_ids(turn) for turn in turns],
-            self._writer.input_ids(self._new),
+            self._new_ids,
             budget,
             glued,
         )
@@ -128,7 +147,7 @@ class Conversation:
         new = NewTurn(
             self._new,
             request_id,
-            ids=tuple(self._writer.input_ids(self._new)),
+            ids=self._new_ids,
             format_digest=self._writer.digest,
             adapter=name,
             adapter_version=version,

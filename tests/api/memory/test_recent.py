@@ -46,6 +46,22 @@ async def test_replicas_take_turns(url: str, in_process: Factory, pen: Pen) -> N
         assert list(one.asked[-1].prompt_ids) == from_scratch(pen.chat_format, *texts)
 
 
+async def test_what_a_client_sends_is_never_judged_by_an_old_history(url: str, in_process: Factory, pen: Pen) -> None:
+    """It sends the latest part of a conversation that went on elsewhere: to this process that looked like a forgery."""
+    one, other = talker(pen), talker(pen, ANSWERS[1:])
+    async with in_process(one, database=url) as here, in_process(other, database=url) as there:
+        await say(here, "一问？")
+        await say(there, "二问？")
+        latest = [user("二问？"), {"role": "assistant", "content": ANSWERS[1]}, user("三问？")]
+        answer = await here.chat(session_id="s1", messages=latest)
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["session"]["turn"] == 3
+        texts = ("一问？", ANSWERS[0], "二问？", ANSWERS[1], "三问？")
+        assert list(one.asked[-1].prompt_ids) == from_scratch(pen.chat_format, *texts)
+        forged = [user("二问？"), {"role": "assistant", "content": "假的。"}, user("四问？")]
+        error_of(await here.chat(session_id="s1", messages=forged), 409, "history_conflict")
+
+
 async def test_an_erased_session_begins_anew(url: str, in_process: Factory, pen: Pen) -> None:
     one, other = talker(pen), talker(pen)
     async with in_process(one, database=url) as here, in_process(other, database=url) as there:
