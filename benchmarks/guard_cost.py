@@ -17,7 +17,7 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,40 +27,12 @@ from prometheus_client import CollectorRegistry
 from tokenizers import Tokenizer
 
 from benchmarks.safety import dialogues
+from benchmarks.scripted_engine import ScriptedEngine
 from services.api.app import Model, Service, build
-from services.api.engine.base import AdapterHandle, EngineDelta, EngineState, GenerationRequest, ModelInfo
 from services.api.settings import DEMO_MODEL, Settings
 from services.contract.chat_format import END_THINK, IM_END, THINK, ChatFormat
 
 ROUNDS = 5
-
-
-class Dripping:
-    """An engine that gives one token at a time of the text that the request's seed names."""
-
-    def __init__(self, texts: Sequence[Sequence[int]], vocab_size: int) -> None:
-        self._texts = texts
-        self.state: EngineState = "stopped"
-        self.info = ModelInfo(16384, vocab_size, "dripping", "none")
-
-    async def start(self) -> None:
-        self.state = "ready"
-
-    async def stop(self) -> None:
-        self.state = "stopped"
-
-    async def check(self, request: GenerationRequest) -> None: ...
-
-    async def load_adapter(self, adapter: AdapterHandle) -> None: ...
-
-    async def unload_adapter(self, adapter: AdapterHandle) -> None: ...
-
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[EngineDelta, None]:
-        ids = self._texts[(request.sampling.seed or 0) % len(self._texts)]
-        for token_id in ids[:-1]:
-            await asyncio.sleep(0)
-            yield EngineDelta([token_id], ())
-        yield EngineDelta([ids[-1]], (), finish_reason="stop")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -109,7 +81,7 @@ async def _compare(
     services = {}
     for profile in times:
         settings = Settings(safety_profile=profile, database="", adapters="", max_active_requests=4096)
-        engine = Dripping(texts, tokenizer.get_vocab_size())
+        engine = ScriptedEngine(texts, tokenizer.get_vocab_size())
         services[profile] = build(
             settings, Model(engine, chat_format, tokenizer.id_to_token), registry=CollectorRegistry()
         )

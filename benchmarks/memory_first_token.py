@@ -19,7 +19,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,8 @@ from prometheus_client import CollectorRegistry
 from tokenizers import Tokenizer
 
 from benchmarks.memory import ANSWER, QUESTION, TURNS
+from benchmarks.scripted_engine import ScriptedEngine
 from services.api.app import Model, build
-from services.api.engine.base import AdapterHandle, EngineDelta, EngineState, GenerationRequest, ModelInfo
 from services.api.memory.conversations import Memory
 from services.api.memory.tenancy import ANONYMOUS
 from services.api.settings import DEMO_MODEL, Settings
@@ -43,30 +43,6 @@ SENT, AT_HAND, READ = (
     "server brings the history, at hand",
     "server brings the history, read",
 )
-
-
-class InstantEngine:
-    """Says one thing, at once."""
-
-    def __init__(self, ids: Sequence[int]) -> None:
-        self._ids = list(ids)
-        self.state: EngineState = "stopped"
-        self.info = ModelInfo(16384, 6144, "instant", "none")
-
-    async def start(self) -> None:
-        self.state = "ready"
-
-    async def stop(self) -> None:
-        self.state = "stopped"
-
-    async def check(self, request: GenerationRequest) -> None: ...
-
-    async def load_adapter(self, adapter: AdapterHandle) -> None: ...
-
-    async def unload_adapter(self, adapter: AdapterHandle) -> None: ...
-
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[EngineDelta, None]:
-        yield EngineDelta(self._ids, (), finish_reason="stop")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -98,7 +74,11 @@ async def _serving(database: str) -> AsyncIterator[tuple[httpx.AsyncClient, Memo
     reply = [control[THINK], *text("\n想一想。\n"), control[END_THINK], *text("\n\n" + ANSWER), control[IM_END]]
     id_to_token = Tokenizer.from_file(str(DEMO_MODEL / "tokenizer.json")).id_to_token
     settings = Settings(database=database, adapters="", log_level="error")
-    service = build(settings, Model(InstantEngine(reply), chat_format, id_to_token), registry=CollectorRegistry())
+    service = build(
+        settings,
+        Model(ScriptedEngine([reply], 6144, at_once=True), chat_format, id_to_token),
+        registry=CollectorRegistry(),
+    )
     memory = service.memory
     assert memory is not None
     config = uvicorn.Config(service.app, host="127.0.0.1", port=0, log_config=None, http="httptools", access_log=False)
