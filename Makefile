@@ -1,6 +1,7 @@
 # One name a task. `make serve` and `make test` do all the set-up on a fresh machine.
 PYTHON ?= python3
 VENV := .venv/bin
+FAST := not torch and not vllm and not clients and not browser and not kills
 
 .PHONY: help serve test test-fast check format install demo-model train-demo evaluate-demo bench
 
@@ -21,16 +22,16 @@ test: ## every test that this machine can run
 	@$(VENV)/python -m mypy
 	@OMP_NUM_THREADS=1 $(VENV)/python -m pytest
 
-test-fast: ## the tests that need neither torch nor an engine (seconds)
+test-fast: ## the tests that need neither torch nor an engine nor a browser
 	@$(PYTHON) deploy/install.py --group test
-	@$(VENV)/python -m pytest -m "not torch and not vllm and not clients"
+	@$(VENV)/python -m pytest -m "$(FAST)"
 
 check: ## lint, types and fast tests
 	@$(PYTHON) deploy/install.py --group test
 	@$(VENV)/python -m ruff check .
 	@$(VENV)/python -m ruff format --check .
 	@$(VENV)/python -m mypy
-	@$(VENV)/python -m pytest -q -m "not torch and not vllm and not clients"
+	@$(VENV)/python -m pytest -q -m "$(FAST)"
 
 format: ## put the code into its form
 	@$(VENV)/python -m ruff check --fix .

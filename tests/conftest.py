@@ -24,15 +24,19 @@ hypothesis_settings.register_profile("medthink", deadline=None, print_blob=True)
 hypothesis_settings.load_profile("medthink")
 
 
-TIERS = ("torch", "clients", "vllm")
+TIERS = ("kills", "browser", "torch", "clients", "vllm")
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Fast tests first, then torch, then those with an engine: what is broken shows in seconds."""
+    """Fast tests first, then those with other processes, torch, an engine: what is broken shows in seconds."""
 
     def tier(item: pytest.Item) -> int:
         return max((n + 1 for n, marker in enumerate(TIERS) if item.get_closest_marker(marker)), default=0)
 
+    for item in items:
+        if "chromium" in getattr(item, "fixturenames", ()):
+            item.add_marker("browser")
     items.sort(key=tier)
 
 

@@ -315,6 +315,6 @@ def test_no_file_names_a_package_registry() -> None:
 
 def test_the_words_above_would_be_found() -> None:
     assert MACHINE_PATH.search('open("/home/' + 'me/x")')
-    assert MACHINE_PATH.search("see /work/" + "main")
+    assert MACHINE_PATH.search("see /" + "root/x")
     assert not MACHINE_PATH.search("https://host/home/page")
     assert len(dict(texts())) > 50

@@ -8,9 +8,13 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from services.api.memory.store import SessionStore
 from tests.api.memory.talker import SESSIONS
 from tests.fakes import ROOT
+
+pytestmark = pytest.mark.kills
 
 LIVES = 6
 

@@ -11,9 +11,12 @@ import threading
 from collections.abc import Iterator
 
 import httpx
+import pytest
 
 from tests.fakes import ROOT
 from tests.running import frames_of
+
+pytestmark = pytest.mark.kills
 
 LIVES = 3
 CHAT = "/v1/chat/completions"
