@@ -35,7 +35,8 @@ ApiError
     |-- EngineUnavailable         503 engine_unavailable      starting, or restarting after a crash
     `-- MemoryUnavailable         503 memory_unavailable      the database is locked, full or gone
 
-`code` is stable: clients may branch on it. `message` is for people and names the next step.
+`code` is stable: clients may branch on it. `message` is for people and names the next step; it is English here, and
+`messages.py` has the Chinese of every code.
 """
 
 from __future__ import annotations
@@ -56,9 +57,9 @@ class ApiError(Exception):
         self.message = message
         self.param = param
 
-    def envelope(self, request_id: str) -> dict[str, Any]:
-        """The response body; `request_id` finds the log lines."""
-        error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
+    def envelope(self, request_id: str, message: str) -> dict[str, Any]:
+        """The response body; `request_id` finds the log lines, `message` is ours in the reader's language."""
+        error = {"message": message, "type": self.type, "param": self.param, "code": self.code}
         return {"error": {**error, "request_id": request_id}}
 
     def headers(self) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Around every request: its id, its key, its log line, and one envelope for whatever goes wrong. Pure ASGI."""
+"""Around every request: its id, its language, its key, its log line, and one envelope for whatever goes wrong. Pure ASGI."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from services.api import logs
+from services.api import logs, messages
 from services.api.errors import ApiError, InvalidApiKey
 from services.api.http.sse import error_body, internal_error
 from services.api.memory.tenancy import ANONYMOUS, tenant_of
@@ -37,16 +37,23 @@ class RequestContextMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = Headers(scope=scope).get("x-request-id", "")
+        asked = Headers(scope=scope)
+        given = asked.get("x-request-id", "")
         request_id = given if _ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
         token = logs.request_id.set(request_id)
+        language = messages.preferred(",".join(asked.getlist("accept-language")))
+        language_token = messages.language.set(language)
         begun, status = time.monotonic(), 0
 
         async def send_with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = request_id
+                if status >= 400 and scope["path"] not in _QUIET:
+                    headers["content-language"] = language
+                    headers.add_vary_header("Accept-Language")
             await send(message)
 
         try:
@@ -61,6 +68,7 @@ class RequestContextMiddleware:
                 await _respond(send_with_id, known)
         finally:
             self._record(scope, status, time.monotonic() - begun)
+            messages.language.reset(language_token)
             logs.request_id.reset(token)
 
     def _tenant(self, scope: Scope) -> str:

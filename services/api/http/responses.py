@@ -15,6 +15,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from services.api import logs
 from services.api.errors import ApiError, ResponseNotFound, UnsupportedParameter
 from services.api.events import Finished
 from services.api.http.body import read_model
@@ -35,6 +36,7 @@ from services.api.memory.conversation import Conversation
 from services.api.memory.conversations import Memory
 from services.api.memory.errors import SessionNotFound
 from services.api.memory.records import Turn
+from services.api.messages import text_of
 
 _ID = re.compile(r"(resp_[0-9a-f]{32})_[0-9a-f]{8}")
 
@@ -148,7 +150,7 @@ class _Answer:
         """What ends the stream: nothing more, or what went wrong after it had begun."""
         if error is None:
             return b""
-        return event_frame(self._writer.failed({"code": error.code, "message": error.message}))
+        return event_frame(self._writer.failed({"code": error.code, "message": text_of(error, logs.request_id.get())}))
 
     async def collect(self) -> Mapping[str, Any]:
         finished: Finished | None = None

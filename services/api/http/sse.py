@@ -16,7 +16,7 @@ import orjson
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from services.api import logs
+from services.api import logs, messages
 from services.api.errors import ApiError, InternalError
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,9 @@ def data_frame(value: Mapping[str, Any]) -> bytes:
 
 
 def error_body(error: ApiError) -> bytes:
-    return orjson.dumps(error.envelope(logs.request_id.get()))
+    """The envelope, in the language that the request prefers; the middleware says so in the headers."""
+    request_id = logs.request_id.get()
+    return orjson.dumps(error.envelope(request_id, messages.text_of(error, request_id)))
 
 
 class ClientGone(Exception):
