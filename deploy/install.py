@@ -101,7 +101,9 @@ def find_device() -> str:
 
 
 def files(group: str, device: str) -> "list[Path]":
-    names = [f"serve-{device}.txt", "api.txt"] + (["trainer.txt", "test.txt"] if group == "test" else [])
+    names = [f"serve-{device}.txt", "api.txt"] + (
+        ["trainer.txt", "evaluate.txt", "test.txt"] if group == "test" else []
+    )
     return [REQUIREMENTS / name for name in names]
 
 
