@@ -1,6 +1,6 @@
 """What the guard costs the serving process: CPU time per token with it and without it, in one run.
 
-    python -m benchmarks.guard_cost [--model DIR] [--streams 64] [--out FILE.json]
+    python -m benchmarks.guard_cost [--model DIR] [--streams 64] [--bundle 1] [--out FILE.json]
 
 No engine: tokens are handed out one at a time to many streams at once, and go the whole way of a request (split, judged,
 presented, framed) up to the socket. Texts are the demo's dialogues, and random tokens, which no model of use writes and a
@@ -41,16 +41,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--model", type=Path, default=DEMO_MODEL, help="folder with the tokenizer (default: the demo's)"
     )
     parser.add_argument("--streams", type=int, default=64, help="requests at a time (default: %(default)s)")
+    parser.add_argument("--bundle", type=int, default=1, help="tokens handed out at a time (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="write the figures as JSON")
     options = parser.parse_args(arguments)
     chat_format = ChatFormat.load(options.model, Tokenizer.from_str)
     tokenizer = Tokenizer.from_file(str(options.model / "tokenizer.json"))
     found: dict[str, Any] = {}
     for name, texts in (("dialogues", _dialogues(chat_format)), ("random tokens", _random(chat_format, tokenizer))):
-        found[name] = asyncio.run(_compare(chat_format, tokenizer, texts, options.streams))
-    print(
-        f"{platform.machine()}, Python {platform.python_version()}, {datetime.now(UTC):%Y-%m-%d}; {options.streams} streams"
-    )
+        found[name] = asyncio.run(_compare(chat_format, tokenizer, texts, options.streams, options.bundle))
+    when = f"{datetime.now(UTC):%Y-%m-%d}"
+    print(f"{platform.machine()}, Python {platform.python_version()}, {when}")
+    print(f"{options.streams} streams, {options.bundle} tokens at a time")
     print(f"{'texts':<16}{'off us/token':>14}{'default us/token':>18}{'guard us/token':>16}{'ratio':>8}")
     for name, (off, on) in found.items():
         print(f"{name:<16}{off:>14.1f}{on:>18.1f}{on - off:>16.1f}{on / off:>8.2f}")
@@ -74,14 +75,14 @@ def _random(chat_format: ChatFormat, tokenizer: Any) -> list[list[int]]:
 
 
 async def _compare(
-    chat_format: ChatFormat, tokenizer: Any, texts: Sequence[Sequence[int]], streams: int
+    chat_format: ChatFormat, tokenizer: Any, texts: Sequence[Sequence[int]], streams: int, bundle: int
 ) -> tuple[float, float]:
     """Microseconds of CPU per token, median of the rounds: without the guard, and with it."""
     times: dict[str, list[float]] = {"off": [], "default": []}
     services = {}
     for profile in times:
         settings = Settings(safety_profile=profile, database="", adapters="", max_active_requests=4096)
-        engine = ScriptedEngine(texts, tokenizer.get_vocab_size())
+        engine = ScriptedEngine(texts, tokenizer.get_vocab_size(), bundle=bundle)
         services[profile] = build(
             settings, Model(engine, chat_format, tokenizer.id_to_token), registry=CollectorRegistry()
         )

@@ -9,10 +9,13 @@ from services.api.engine.base import AdapterHandle, EngineDelta, EngineState, Ge
 
 
 class ScriptedEngine:
-    """Gives the text that the request's seed names, `at_once` or one token at a time beside the other requests."""
+    """Gives the text that the request's seed names, `at_once` or `bundle` tokens at a time beside the other requests."""
 
-    def __init__(self, texts: Sequence[Sequence[int]], vocab_size: int, *, at_once: bool = False) -> None:
+    def __init__(
+        self, texts: Sequence[Sequence[int]], vocab_size: int, *, at_once: bool = False, bundle: int = 1
+    ) -> None:
         self._texts = [list(text) for text in texts]
+        self._bundle = bundle
         self._at_once = at_once
         self.state: EngineState = "stopped"
         self.info = ModelInfo(16384, vocab_size, "scripted", "none")
@@ -34,7 +37,7 @@ class ScriptedEngine:
         if self._at_once:
             yield EngineDelta(ids, (), finish_reason="stop")
             return
-        for token_id in ids[:-1]:
+        for at in range(0, len(ids) - 1, self._bundle):
             await asyncio.sleep(0)
-            yield EngineDelta([token_id], ())
+            yield EngineDelta(ids[at : min(at + self._bundle, len(ids) - 1)], ())
         yield EngineDelta([ids[-1]], (), finish_reason="stop")

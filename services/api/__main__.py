@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
+import gc
 import importlib
 import json
 import logging
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from services.api import logs
-from services.api.settings import DEMO_MODEL, Settings, SettingsError, read_settings
+from services.api.settings import DEMO_MODEL, Settings, SettingsError, is_loopback, read_settings
 
 log = logging.getLogger("medthink")
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code 0 after a clean end, 1 when it could not start; the cause is one log line."""
+    flags = {name: value for name, value in vars(_parser().parse_args(arguments)).items() if value is not None}
     try:
-        settings = read_settings()
+        settings = read_settings(**flags)
     except SettingsError as error:
         logs.configure("auto", "info")
         for line in str(error).splitlines():
@@ -36,6 +40,21 @@ def main() -> int:
         return asyncio.run(_serve(settings)) if sys.platform == "win32" else _run_on_uvloop(settings)
     except KeyboardInterrupt:
         return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    """A few settings that people type; every other one is in the environment."""
+    parser = argparse.ArgumentParser(
+        prog="python -m services.api", description="Serves the model. Settings: MEDTHINK_*, see deploy/env.example."
+    )
+    parser.add_argument("--host", help="address to listen on")
+    parser.add_argument("--port", type=int, help="port to listen on")
+    parser.add_argument("--tls-cert", metavar="FILE", help="certificate chain, PEM: serve https")
+    parser.add_argument("--tls-key", metavar="FILE", help="its private key, PEM")
+    parser.add_argument(
+        "--insecure", action="store_const", const=True, help="listen beyond loopback although no key is asked for"
+    )
+    return parser
 
 
 def _run_on_uvloop(settings: Settings) -> int:
@@ -60,7 +79,8 @@ async def _serve(settings: Settings) -> int:
     except ImportError as error:
         log.error(f"a package is missing ({error}): run make install")
         return 1
-    log.info("[2/4] HTTP server", extra=logs.fields(address=f"http://{settings.host}:{settings.port}"))
+    scheme = "https" if settings.tls_cert else "http"
+    log.info("[2/4] HTTP server", extra=logs.fields(address=f"{scheme}://{settings.host}:{settings.port}"))
     if files.demo:
         log.warning(f"DEMO MODEL: {files.demo}")
     return await _run(settings, model, build)
@@ -82,7 +102,7 @@ def _load(settings: Settings, files: Any, gpu: bool) -> Any:
         gpu=gpu,
         gpu_memory_utilization=settings.gpu_memory_utilization,
         kv_cache_gib=settings.kv_cache_gib,
-        max_num_seqs=settings.max_num_seqs or (256 if gpu else 32),
+        max_num_seqs=settings.max_num_seqs or (0 if gpu else 32),
         adapters=_adapter_limits(settings, AdapterLimits),
         extra=json.loads(settings.engine_args),
     )
@@ -112,6 +132,7 @@ def _adapter_limits(settings: Settings, limits: Any) -> Any:
 async def _run(settings: Settings, model: Any, build: Any) -> int:
     import uvicorn
 
+    from services.api.access.keys import KeysFileError
     from services.api.memory.errors import SessionError
     from services.api.safety.policy import PolicyError
 
@@ -149,11 +170,17 @@ async def _run(settings: Settings, model: Any, build: Any) -> int:
         server.should_exit = True
 
     def on_ready(seconds: float) -> None:
+        # What the start has made stays: the collector need not walk through it at every full collection.
+        gc.collect()
+        gc.freeze()
         log.info("[4/4] ready", extra=logs.fields(seconds=round(seconds, 1)))
         _announce(settings, server, model.demo is not None)
 
     try:
         service = build(settings, model, on_ready=on_ready, on_failure=on_failure)
+    except KeysFileError as refused:
+        log.error("keys: %s", refused)
+        return 1
     except (PolicyError, OSError) as refused:
         for line in str(refused).splitlines():
             log.error("safety: %s", line)
@@ -163,21 +190,15 @@ async def _run(settings: Settings, model: Any, build: Any) -> int:
         return 1
     if settings.safety_profile != "default":
         log.warning("SAFETY PROFILE %r: replies are not guarded as patients need it", settings.safety_profile)
-    config = uvicorn.Config(
-        service.app,
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        access_log=False,
-        loop="none",
-        http="httptools",
-        ws="none",
-        lifespan="on",
-        timeout_graceful_shutdown=5,
-        backlog=2048,
-        server_header=False,
-    )
-    server = Server(config)
+    if settings.insecure and not settings.keys and not settings.keys_file and not is_loopback(settings.host):
+        log.warning(f"INSECURE: whoever reaches {settings.host} may use this server, no key is asked for")
+    try:
+        server = Server(http_config(settings, service.app))
+    except OSError as refused:  # ssl.SSLError is one
+        log.error(
+            f"TLS: the certificate or its key cannot be used ({refused}): check MEDTHINK_TLS_CERT and MEDTHINK_TLS_KEY"
+        )
+        return 1
     log.info("[3/4] engine: loading the weights and warming up; /livez answers, /readyz will")
     try:
         await server.serve()
@@ -192,6 +213,35 @@ async def _run(settings: Settings, model: Any, build: Any) -> int:
     return 1 if failures or not server.started else 0
 
 
+def http_config(settings: Settings, app: Any) -> Any:
+    """uvicorn's configuration, loaded. Raises `OSError` when a certificate cannot be used."""
+    import uvicorn
+
+    from services.api.http.protocol import bounded_protocol
+
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        loop="none",
+        http=bounded_protocol(settings.max_header_bytes),
+        ws="none",
+        lifespan="on",
+        timeout_graceful_shutdown=5,
+        backlog=2048,
+        server_header=False,
+        # Told outright: left to itself uvicorn believes any proxy on this machine, and a variable of the environment.
+        proxy_headers=bool(settings.proxies),
+        forwarded_allow_ips=list(settings.proxies),
+        ssl_certfile=settings.tls_cert or None,
+        ssl_keyfile=settings.tls_key or None,
+    )
+    config.load()
+    return config
+
+
 def _announce(settings: Settings, server: Any, demo: bool) -> None:
     """URL, model and a line to paste. The port is asked of the socket: 0 means any free one."""
     port = settings.port
@@ -199,10 +249,10 @@ def _announce(settings: Settings, server: Any, demo: bool) -> None:
         for socket in listener.sockets:
             port = socket.getsockname()[1]
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "::") else settings.host
-    url = f"http://{host}:{port}"
+    url = f"{'https' if settings.tls_cert else 'http'}://{host}:{port}"
     question = "左心室EF值35%是什么意思？"
     body = {"model": settings.served_model_name, "stream": True, "messages": [{"role": "user", "content": question}]}
-    key = " -H 'Authorization: Bearer KEY'" if settings.keys else ""
+    key = " -H 'Authorization: Bearer KEY'" if settings.keys or settings.keys_file else ""
     shown = json.dumps(body, ensure_ascii=False)
     try_it = f"curl -N {url}/v1/chat/completions -H 'Content-Type: application/json'{key} -d '{shown}'"
     name = f"{settings.served_model_name}{' (DEMO MODEL, not medicine)' if demo else ''}"

@@ -13,29 +13,30 @@ from typing import Any
 
 from fastapi import FastAPI
 from prometheus_client import REGISTRY, CollectorRegistry
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import Response
+from starlette.middleware.cors import CORSMiddleware
 
+from services.api.access.door import AccessDoor
+from services.api.access.file import KeyStore
+from services.api.access.limits import Limits
 from services.api.adapters.cache import AdapterCache, Expected
 from services.api.adapters.canary import Canary
 from services.api.adapters.registry import AdapterRegistry
 from services.api.adapters.watcher import AdapterWatcher
+from services.api.audit.file import AuditTrail
+from services.api.ehr.door import ehr_routers
 from services.api.engine.admission import Admission
 from services.api.engine.base import Engine, GenerationRequest, Sampling
 from services.api.engine.supervisor import Supervisor
-from services.api.errors import ApiError, InvalidRequest, MethodNotAllowed, NotFound
 from services.api.http.adapters import adapters_router
 from services.api.http.chat import chat_router
-from services.api.http.middleware import RequestContextMiddleware
+from services.api.http.error_handlers import add_error_handlers
+from services.api.http.middleware import RequestContextMiddleware, Surroundings
 from services.api.http.models import ModelNames, models_router
 from services.api.http.openapi import describe
 from services.api.http.ops import ops_router
 from services.api.http.responses import responses_router
 from services.api.http.run import ChatDoor
-from services.api.http.session_errors import to_api_error
 from services.api.http.sessions import sessions_router
-from services.api.http.sse import error_body
 from services.api.memory.conversations import Memory
 from services.api.memory.crypto import KeyRing
 from services.api.memory.errors import SessionError
@@ -48,10 +49,11 @@ from services.api.safety.drugs import DrugTable
 from services.api.safety.guard import Guard
 from services.api.safety.second_opinion import EngineOpinion
 from services.api.safety.store import PolicyStore
-from services.api.settings import Settings
+from services.api.settings import ROOT, Settings
 from services.api.thinking.guidelines import Guidelines
 from services.api.thinking.present import Annotator
 from services.api.thinking.token_text import TokenTexts
+from services.api.tracing import Tracing
 from services.api.turn import Turns
 from services.api.web.routes import web_router
 from services.contract.adapter_manifest import config_sha256
@@ -60,6 +62,14 @@ from services.contract.chat_format import ChatFormat, Message
 log = logging.getLogger(__name__)
 
 VERSION = "0.1.0"
+READABLE_HEADERS = (
+    "X-Request-ID",
+    "Retry-After",
+    "Content-Language",
+    "X-RateLimit-Limit-Requests",
+    "X-RateLimit-Remaining-Requests",
+    "X-RateLimit-Reset-Requests",
+)
 WARM_UP_CHOICES = 8  # the first batch of 8 or more compiles a sampling kernel on GPUs, which takes seconds
 
 
@@ -95,12 +105,17 @@ class Life:
         beside: Sequence[Callable[[], Awaitable[None]]],
         on_failure: Callable[[Exception], None],
         memory: Memory | None = None,
+        at_end: Callable[[], None] = lambda: None,
     ) -> None:
-        """`beside`: what runs as long as the server does. `on_failure` is told why the very first start has failed."""
+        """`beside`: what runs as long as the server does. `on_failure` is told why the very first start has failed.
+
+        `at_end` may take seconds, and runs in a thread.
+        """
         self._supervisor = supervisor
         self._beside = beside
         self._on_failure = on_failure
         self._memory = memory
+        self._at_end = at_end
 
     @contextlib.asynccontextmanager
     async def run(self, app: FastAPI) -> AsyncIterator[None]:
@@ -117,6 +132,7 @@ class Life:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await self._supervisor.stop()
+            await asyncio.to_thread(self._at_end)
 
     async def _supervise(self) -> None:
         try:
@@ -233,7 +249,12 @@ def build(
         memory=memory,
         cache_secret=settings.cache_secret.encode(),
     )
-    life = Life(supervisor, beside, on_failure, memory)
+    keys = KeyStore(settings.key_file, settings.keys, lambda result: metrics.key_reloads.labels(result=result).inc())
+    beside.append(functools.partial(keys.run, settings.keys_poll_s))
+    surroundings = build_surroundings(settings, metrics, keys)
+    hooks, pages, cases = ehr_routers(door, settings, store, model.chat_format, ROOT)
+    beside.append(cases.run)
+    life = Life(supervisor, beside, on_failure, memory, functools.partial(close_records, surroundings))
     # No /docs page: FastAPI's loads scripts from other hosts, which a hospital network does not reach.
     app = FastAPI(title="MedThink", version=VERSION, lifespan=life.run, docs_url=None, redoc_url=None)
     app.include_router(chat_router(door))
@@ -241,12 +262,56 @@ def build(
     app.include_router(sessions_router(memory, settings.max_body_bytes))
     app.include_router(models_router(names, lambda: _if_ready(supervisor, model.engine)))
     app.include_router(adapters_router(registry_of_adapters))
+    app.include_router(hooks)
+    app.include_router(pages)
     app.include_router(web_router())  # before the operators' routes: a browser's / is the page
     app.include_router(ops_router(supervisor, admission, metrics, lambda: versions(settings, model, supervisor)))
     add_error_handlers(app, metrics)
-    app.add_middleware(RequestContextMiddleware, metrics=metrics, api_keys=settings.keys)
+    app.add_middleware(RequestContextMiddleware, surroundings=surroundings)
+    if settings.origins:  # outside of the rest: a refusal, too, must be readable to the page that asked
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.origins,
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["*"],
+            expose_headers=READABLE_HEADERS,
+            max_age=600,
+        )
     describe(app)
     return Service(app, supervisor, admission, life, memory)
+
+
+def build_surroundings(settings: Settings, metrics: Metrics, keys: KeyStore) -> Surroundings:
+    """Keys, limits, audit and traces: what stands around every request. Raises `OSError` for a folder that cannot be written."""
+    return Surroundings(
+        access=AccessDoor(
+            keys,
+            Limits(settings.rate_limit, settings.concurrency_limit),
+            metrics_open=settings.metrics_open,
+            own_auth=("/cds-services",) if settings.ehr_auth == "jwt" else (),
+        ),
+        metrics=metrics,
+        audit=AuditTrail(
+            settings.audit_folder,
+            settings.audit_format,
+            settings.audit_retention_days,
+            lambda result: metrics.audit_entries.labels(result=result).inc(),
+        )
+        if settings.audit_folder
+        else None,
+        audit_required=settings.audit_required,
+        tracing=Tracing(settings.otlp_endpoint, VERSION) if settings.otlp_endpoint else None,
+        request_limit_s=settings.request_limit_s,
+        max_header_bytes=settings.max_header_bytes,
+    )
+
+
+def close_records(surroundings: Surroundings) -> None:
+    """Audit entries and traces that wait are written before the process ends."""
+    if surroundings.audit is not None:
+        surroundings.audit.close()
+    if surroundings.tracing is not None:
+        surroundings.tracing.close()
 
 
 async def warm_up(model: Model) -> None:
@@ -282,36 +347,3 @@ def read_annotator() -> Annotator:
 
 def _if_ready(supervisor: Supervisor, engine: Engine) -> int | None:
     return engine.info.max_model_len if supervisor.is_ready else None
-
-
-def add_error_handlers(app: FastAPI, metrics: Metrics) -> None:
-    """Errors that are raised before a turn has begun: counted, and in the one envelope."""
-
-    async def on_api_error(request: Request, error: Exception) -> Response:
-        assert isinstance(error, ApiError)
-        metrics.errors.labels(code=error.code).inc()
-        return Response(error_body(error), error.status, error.headers(), "application/json")
-
-    async def on_http_exception(request: Request, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)
-        return await on_api_error(request, _known(request, error))
-
-    async def on_session_error(request: Request, error: Exception) -> Response:
-        assert isinstance(error, SessionError)
-        return await on_api_error(request, to_api_error(error))
-
-    app.add_exception_handler(ApiError, on_api_error)
-    app.add_exception_handler(SessionError, on_session_error)
-    app.add_exception_handler(HTTPException, on_http_exception)
-
-
-def _known(request: Request, error: HTTPException) -> ApiError:
-    """Starlette's own refusals: no such route, wrong method."""
-    if error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "")
-        return MethodNotAllowed(
-            f"{request.method[:20]} is not possible here, {allowed or 'another method'} is", allowed
-        )
-    if error.status_code == 404:
-        return NotFound(f"there is nothing at {request.url.path[:200]}: GET / lists the routes")
-    return InvalidRequest(str(error.detail)[:200])

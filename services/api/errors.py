@@ -14,7 +14,8 @@ ApiError
 |   |-- NothingNew                400 nothing_new             only messages that are stored already
 |   `-- RequestTooLarge           413 request_too_large
 |       `-- MetadataTooLarge      413 metadata_too_large
-|-- InvalidApiKey                 401 invalid_api_key
+|-- InvalidApiKey                 401 invalid_api_key         no key, an unknown one, an expired or revoked one
+|-- InsufficientScope             403 insufficient_scope      a valid key that may not do this
 |-- NotFound                      404 not_found
 |   |-- ModelNotFound             404 model_not_found
 |   |-- SessionNotFound           404 session_not_found       also another tenant's
@@ -27,11 +28,16 @@ ApiError
 |   |-- IdempotencyConflict       409 idempotency_conflict
 |   `-- TurnLost                  409 turn_lost               answered, but another replica took the turn's place
 |-- UnsupportedMediaType          415 unsupported_media_type
+|-- RateLimited                   429 rate_limit_exceeded     with Retry-After
+|-- ConcurrencyLimited            429 concurrency_limit_exceeded
+|-- HeadersTooLarge               431 headers_too_large
 |-- InternalError                 500 internal_error
 |   `-- MemoryUnreadable          500 memory_unreadable       stored under another key, or altered
+|-- RequestTimedOut               504 request_timed_out       longer than the server lets a request take
 `-- Unavailable                   503, with Retry-After
     |-- Overloaded                503 server_overloaded       the queue is full
     |-- ShuttingDown              503 shutting_down
+    |-- AuditUnavailable          503 audit_unavailable       the audit trail cannot be written, and must be
     |-- EngineUnavailable         503 engine_unavailable      starting, or restarting after a crash
     `-- MemoryUnavailable         503 memory_unavailable      the database is locked, full or gone
 
@@ -41,6 +47,7 @@ ApiError
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -194,6 +201,48 @@ class UnsupportedMediaType(ApiError):
     code = "unsupported_media_type"
 
 
+class InsufficientScope(ApiError):
+    status = 403
+    type = "permission_error"
+    code = "insufficient_scope"
+
+
+class RateLimited(ApiError):
+    """One key's own limit; others are served."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+    retry_after_s = 1
+
+    def __init__(
+        self, message: str, *, retry_after_s: int | None = None, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(message)
+        if retry_after_s is not None:
+            self.retry_after_s = max(1, retry_after_s)
+        self._more = dict(headers or {})
+
+    def headers(self) -> dict[str, str]:
+        return super().headers() | self._more
+
+
+class ConcurrencyLimited(RateLimited):
+    code = "concurrency_limit_exceeded"
+
+
+class HeadersTooLarge(ApiError):
+    status = 431
+    type = "invalid_request_error"
+    code = "headers_too_large"
+
+
+class RequestTimedOut(ApiError):
+    status = 504
+    type = "timeout_error"
+    code = "request_timed_out"
+
+
 class InternalError(ApiError):
     """Ours to mend. The message names the request id, never the cause."""
 
@@ -216,6 +265,10 @@ class Overloaded(Unavailable):
 
 class ShuttingDown(Unavailable):
     code = "shutting_down"
+
+
+class AuditUnavailable(Unavailable):
+    code = "audit_unavailable"
 
 
 class EngineUnavailable(Unavailable):

@@ -60,5 +60,15 @@ class Metrics:
             "medthink_safety_policy_reloads", "Changed policies by result", ["result"], registry=registry
         )
 
+        self.audit_entries = Counter(
+            "medthink_audit_entries",
+            "Audit entries by result: written, failed (tried again), lost",
+            ["result"],
+            registry=registry,
+        )
+        self.key_reloads = Counter(
+            "medthink_key_reloads", "Changed keys files by result: taken_up, refused", ["result"], registry=registry
+        )
+
     def render(self) -> bytes:
         return generate_latest(self.registry)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -31,7 +32,38 @@ class Settings(BaseSettings):
     system_prompt: str = Field(
         DEFAULT_SYSTEM_PROMPT, description="used when a request brings no system message; empty: none"
     )
-    api_keys: str = Field("", description="comma-separated keys for Authorization: Bearer; empty: no key is asked for")
+    api_keys: str = Field("", description="comma-separated keys for Authorization: Bearer, each with all scopes")
+    keys_file: str = Field(
+        "",
+        description="file with hashed keys, made by 'python -m services.api.access'; changes are taken up while serving",
+    )
+    keys_poll_s: float = Field(1.0, gt=0, description="seconds between two looks at the keys file")
+    insecure: bool = Field(False, description="listen on other addresses than loopback although no key is asked for")
+    metrics_open: bool = Field(False, description="/metrics needs no key where other routes do")
+    rate_limit: int = Field(
+        0, ge=0, description="requests a minute of one key that names no limit itself; 0: any number"
+    )
+    concurrency_limit: int = Field(
+        0, ge=0, description="requests at a time of one key that names no limit itself; 0: any number"
+    )
+
+    cors_origins: str = Field(
+        "", description="comma-separated origins whose pages may call, like https://ehr.example.org; empty: none"
+    )
+    trusted_proxies: str = Field(
+        "",
+        description="comma-separated addresses and networks whose X-Forwarded-For and -Proto are believed; empty: none",
+    )
+    tls_cert: str = Field("", description="PEM file with the certificate chain: serve https; needs the key too")
+    tls_key: str = Field("", description="PEM file with the certificate's private key")
+
+    audit: str = Field("", description="folder for the audit trail, a JSONL file a day; empty: none is kept")
+    audit_format: Literal["json", "fhir"] = Field("json", description="json: our own form; fhir: R4 AuditEvent")
+    audit_retention_days: int = Field(0, ge=0, description="audit files older than this are removed; 0: never")
+    audit_required: bool = Field(False, description="while the audit trail cannot be written, answer 503")
+    otlp_endpoint: str = Field(
+        "", description="OTLP/HTTP collector that gets traces, like http://collector:4318; empty: none"
+    )
 
     max_model_len: int = Field(
         16384, ge=256, description="most tokens of prompt and reply together; the model's own limit if lower"
@@ -40,7 +72,9 @@ class Settings(BaseSettings):
         0.9, gt=0, le=1, description="share of the GPU's memory that the engine may take"
     )
     kv_cache_gib: float = Field(1.0, gt=0, description="memory for the KV cache when the engine runs on a CPU, GiB")
-    max_num_seqs: int = Field(0, ge=0, description="most sequences in one engine step; 0: 256 on a GPU, 32 on a CPU")
+    max_num_seqs: int = Field(
+        0, ge=0, description="most sequences in one engine step; 0: vLLM's own on a GPU, 32 on a CPU"
+    )
     engine_args: str = Field("{}", description="JSON object of further vLLM engine arguments, for experts")
 
     adapters: str = Field(
@@ -71,6 +105,8 @@ class Settings(BaseSettings):
 
     max_active_requests: int = Field(512, ge=1, description="most choices generated or queued at once; beyond it 503")
     answer_reserve: int = Field(512, ge=1, description="tokens of max_tokens kept for the answer, at most half of them")
+    request_limit_s: float = Field(0.0, ge=0, description="longest that a request may take; beyond it 504; 0: any time")
+    max_header_bytes: int = Field(65536, ge=4096, description="largest request headers together; beyond it 431")
     max_body_bytes: int = Field(4 * 1024 * 1024, ge=1024, description="largest request body; beyond it 413")
     drain_s: float = Field(30.0, ge=0, description="on SIGTERM, seconds that running streams get to finish")
     keep_alive_s: float = Field(15.0, gt=0, description="a comment frame goes out when a stream was silent this long")
@@ -88,6 +124,31 @@ class Settings(BaseSettings):
     safety_second_opinion: bool = Field(
         False, description="ask the served model for a verdict on each reply as well; it can only raise severity"
     )
+
+    ehr_auth: Literal["jwt", "off"] = Field(
+        "jwt", description="jwt: CDS Hooks calls need an EHR's signed token; off: nobody is asked, only on loopback"
+    )
+    ehr_clients: str = Field(
+        "", description="JSON file with the trusted EHRs and their keys (docs/ehr.md); empty: every token is refused"
+    )
+    ehr_base_url: str = Field(
+        "", description="address by which EHRs and their browsers reach this server; tokens must be made out to it"
+    )
+    ehr_language: Literal["zh", "en"] = Field("zh", description="language of cards where a call prefers none")
+    ehr_deadline_s: float = Field(4.5, ge=0.5, le=60, description="a CDS Hooks call is answered within this time")
+    ehr_thinking_budget: int = Field(256, ge=0, description="most tokens of thought for a card; 0: answer at once")
+    ehr_answer_tokens: int = Field(384, ge=16, description="most tokens of a card's text")
+    ehr_link_ttl_s: float = Field(900.0, gt=0, description="a card's link to its analysis holds this long")
+    ehr_secret: str = Field(
+        "", description="signs those links and hides names in the EHR audit; empty: a new one each start"
+    )
+    ehr_frame_origins: str = Field(
+        "", description="comma-separated origins that may show the page of an analysis in a frame; empty: none"
+    )
+    ehr_feedback: str = Field(
+        "data/cds-feedback.jsonl", description="file for what became of cards, relative to the checkout; empty: none"
+    )
+    ehr_audit: str = Field("", description="file for a FHIR AuditEvent of each CDS Hooks call; empty: none")
 
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least severe line that is logged"
@@ -125,6 +186,58 @@ class Settings(BaseSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _ehr_calls_are_signed(self) -> Self:
+        if self.ehr_auth == "off" and not is_loopback(self.host):
+            raise ValueError(
+                f"MEDTHINK_EHR_AUTH=off is for loopback only, and the server would listen on {self.host}: "
+                "set MEDTHINK_EHR_CLIENTS, and leave MEDTHINK_EHR_AUTH out"
+            )
+        if self.ehr_clients and not re.fullmatch(r"https?://[^\s?#]+", self.ehr_base_url):
+            raise ValueError(
+                "MEDTHINK_EHR_CLIENTS needs MEDTHINK_EHR_BASE_URL, the address that tokens are made out to, "
+                "like https://medthink.hospital.example"
+            )
+        return self
+
+    @field_validator("cors_origins", "ehr_frame_origins")
+    @classmethod
+    def _origins_are_exact(cls, value: str) -> str:
+        for origin in _listed(value):
+            if not re.fullmatch(r"https?://[^/\s*?#@]+", origin):
+                raise ValueError(
+                    f"{origin!r} is no origin: write scheme, host and port alone, like https://ehr.example.org"
+                )
+        return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _proxies_are_addresses(cls, value: str) -> str:
+        for proxy in _listed(value):
+            try:
+                ipaddress.ip_network(proxy)
+            except ValueError as error:
+                raise ValueError(f"{error}: write addresses or networks, like 10.0.0.5,10.1.0.0/16") from error
+        return value
+
+    @model_validator(mode="after")
+    def _tls_has_both_files(self) -> Self:
+        if bool(self.tls_cert) != bool(self.tls_key):
+            raise ValueError("MEDTHINK_TLS_CERT and MEDTHINK_TLS_KEY go together: set both, or neither")
+        if self.audit_required and not self.audit:
+            raise ValueError("MEDTHINK_AUDIT_REQUIRED needs a folder: set MEDTHINK_AUDIT")
+        return self
+
+    @model_validator(mode="after")
+    def _others_are_asked_for_keys(self) -> Self:
+        if not is_loopback(self.host) and not self.keys and not self.keys_file and not self.insecure:
+            raise ValueError(
+                f"the server would listen on {self.host} and ask nobody for a key: make keys with "
+                "'python -m services.api.access create' and set MEDTHINK_KEYS_FILE, or set MEDTHINK_API_KEYS; "
+                "or say --insecure (MEDTHINK_INSECURE=true) where something else guards it"
+            )
+        return self
+
     @property
     def adapter_volume(self) -> Path | None:
         return (ROOT / self.adapters) if self.adapters else None
@@ -153,7 +266,31 @@ class Settings(BaseSettings):
 
     @property
     def keys(self) -> tuple[str, ...]:
-        return tuple(key.strip() for key in self.api_keys.split(",") if key.strip())
+        return _listed(self.api_keys)
+
+    @property
+    def key_file(self) -> Path | None:
+        return (ROOT / self.keys_file) if self.keys_file else None
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        return _listed(self.cors_origins)
+
+    @property
+    def proxies(self) -> tuple[str, ...]:
+        return _listed(self.trusted_proxies)
+
+    @property
+    def ehr_frames(self) -> tuple[str, ...]:
+        return _listed(self.ehr_frame_origins)
+
+    @property
+    def audit_folder(self) -> Path | None:
+        return (ROOT / self.audit) if self.audit else None
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def is_loopback(host: str) -> bool:
@@ -170,10 +307,10 @@ class SettingsError(ValueError):
     """One line a problem, each naming its variable."""
 
 
-def read_settings() -> Settings:
-    """Settings from the environment; raises `SettingsError` listing every problem."""
+def read_settings(**flags: Any) -> Settings:
+    """Settings from the environment, flags before it; raises `SettingsError` listing every problem."""
     try:
-        return Settings()
+        return Settings(**flags)
     except ValidationError as error:
         lines = [_problem(e) for e in error.errors()]
         raise SettingsError("\n".join(lines)) from error
@@ -183,4 +320,9 @@ def _problem(error: Any) -> str:
     """A line for one problem; one that several settings make together names them itself."""
     if not error["loc"]:
         return str(error["msg"]).removeprefix("Value error, ")
-    return f"MEDTHINK_{str(error['loc'][0]).upper()}: {error['msg']} (got {error['input']!r})"
+    name = str(error["loc"][0]).upper()
+    given = "" if name in _SECRET else f" (got {error['input']!r})"
+    return f"MEDTHINK_{name}: {error['msg']}{given}"
+
+
+_SECRET = ("API_KEYS", "MEMORY_KEYS", "CACHE_SECRET", "EHR_SECRET")  # never shown, wrong or right

@@ -1,7 +1,6 @@
 """What the rest of the API knows of an engine: a prompt's ids go in, deltas of ids come out, closing the stream aborts.
 
-The engine knows nothing of text, thinking or tools. That keeps it replaceable: `AsyncLLM.generate` today, a lane that
-batches per engine step for common requests later, without a change above this file.
+The engine knows nothing of text, thinking or tools, which keeps it replaceable.
 """
 
 from __future__ import annotations

@@ -28,6 +28,7 @@ from services.api.engine.base import (
     Sampling,
     TokenAlternatives,
 )
+from services.api.engine.lane import LeanLane
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +84,7 @@ class VllmEngine:
     def __init__(self, options: VllmOptions) -> None:
         self._options = options
         self._llm: Any = None
+        self._lane: LeanLane | None = None
         self._state: EngineState = "stopped"
         self._info: ModelInfo | None = None
 
@@ -104,6 +106,8 @@ class VllmEngine:
             # Loading blocks for seconds to minutes; /livez must answer meanwhile.
             self._llm = await asyncio.to_thread(self._load)
             self._info = self._describe()
+            self._lane = LeanLane(self._llm)
+            self._lane.install(self._llm)
         except BaseException:
             self._state = "stopped"
             raise
@@ -146,27 +150,33 @@ class VllmEngine:
             raise _refusal(error) from error
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[EngineDelta, None]:
-        llm = self._running()
+        llm, lane = self._running(), self._lane
+        assert lane is not None
         try:
-            outputs = llm.generate(
+            queue = await llm.add_request(
+                request.request_id,
                 _engine_prompt(request),
                 _sampling_params(request.sampling),
-                request.request_id,
                 lora_request=_lora_request(request.adapter),
                 priority=request.priority,
             )
-            # Closing our generator must abort in the engine at once, not when Python collects vLLM's.
-            async with contextlib.aclosing(outputs):
-                async for output in outputs:
-                    delta = _delta(output)
-                    if delta.finish_reason == "abort" and self._state == "stopped":
-                        # vLLM ends its streams as if somebody had aborted them.
-                        raise EngineDied("the engine was stopped")
-                    yield delta
-        except (asyncio.CancelledError, GeneratorExit, EngineDied):
+        except (asyncio.CancelledError, EngineDied):
             raise
         except Exception as error:
             raise _translated(error) from error
+        finished = False
+        try:
+            async with contextlib.aclosing(lane.read(queue)) as bundles:
+                async for ids, output in bundles:
+                    delta = _delta(ids, output)
+                    if delta.finish_reason == "abort" and self._state == "stopped":
+                        # vLLM ends its streams as if somebody had aborted them.
+                        raise EngineDied("the engine was stopped")
+                    finished = delta.finish_reason is not None
+                    yield delta
+        finally:
+            if not finished and not llm.errored:
+                await llm.abort(queue.request_id, internal=True)
 
     def _running(self) -> Any:
         if self.state != "ready":
@@ -294,10 +304,13 @@ def _sampling_params(sampling: Sampling) -> Any:
         raise BadSampling(_client_message(error)) from error
 
 
-def _delta(output: Any) -> EngineDelta:
+def _delta(ids: Sequence[int], output: Any) -> EngineDelta:
+    """`ids` came before the output's own."""
+    if output is None:
+        return EngineDelta(ids)
     completion = output.outputs[0]
     return EngineDelta(
-        token_ids=completion.token_ids,
+        token_ids=[*ids, *completion.token_ids] if ids else completion.token_ids,
         logprobs=_alternatives(completion.token_ids, completion.logprobs),
         finish_reason=completion.finish_reason,
         stop_reason=completion.stop_reason,

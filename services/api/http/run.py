@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from services.api.adapters.registry import AdapterRegistry, Lease
+from services.api.audit import trail as trails
 from services.api.engine.admission import Admission
 from services.api.engine.base import BadSampling, Engine, EngineDied
 from services.api.engine.supervisor import Supervisor
@@ -92,6 +93,8 @@ class Run:
         self._remembered = remembered
         self._dropped = 0
         self._begun = time.monotonic()
+        self._trail = trails.current()
+        self._trail.model = head.model if door.names.is_base(head.model) else door.names.default
 
     def rename(self, response_id: str) -> None:
         """For who learns a response's name only when its session is held; before the first event."""
@@ -115,6 +118,7 @@ class Run:
     async def _run(self, conversation: Conversation | None) -> AsyncGenerator[tuple[int, Event], None]:
         door, metrics = self._door, self._door.metrics
         with door.admission.admit(self._wire.n or 1):
+            self._trail.turn_began, self._trail.response_id = time.time(), self.head.id
             door.supervisor.require_ready()
             # The lease spans the whole turn: a version that is replaced meanwhile stays loaded to its end.
             async with self._lease() as lease:
@@ -124,6 +128,7 @@ class Run:
                     async for index, event in events:
                         if first:
                             metrics.first_token_s.observe(time.monotonic() - self._begun)
+                            self._trail.first_event = time.time()
                             first = False
                         if isinstance(event, Finished):
                             self._count(event)
@@ -200,6 +205,7 @@ class Run:
             return
         async with registry.lease(model) as lease:
             self.adapter = AdapterUsed(lease.name, lease.version)
+            self._trail.adapter, self._trail.adapter_version = lease.name, lease.version
             yield lease
 
     async def _build(
@@ -266,6 +272,12 @@ class Run:
         metrics.answer_tokens.inc(usage.completion_tokens - usage.reasoning_tokens)
         metrics.thinking_truncated.inc(finished.thinking_truncated)
         metrics.finished.labels(finish_reason=finished.reason).inc()
+        trail = self._trail
+        trail.input_tokens = max(trail.input_tokens, usage.prompt_tokens)
+        trail.output_tokens += usage.completion_tokens
+        trail.reasoning_tokens += usage.reasoning_tokens
+        trail.finish_reasons.append(finished.reason)
+        trail.turn_ended = time.time()
 
     def _log_end(self) -> None:
         seconds = time.monotonic() - self._begun
@@ -290,6 +302,7 @@ class Run:
         """What the client is told about anything that the turn raised."""
         known = self._known(error)
         self._door.metrics.errors.labels(code=known.code).inc()
+        self._trail.error = known.code
         return known
 
     def _known(self, error: Exception) -> ApiError:

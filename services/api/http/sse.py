@@ -41,6 +41,15 @@ def error_body(error: ApiError) -> bytes:
     return orjson.dumps(error.envelope(request_id, messages.text_of(error, request_id)))
 
 
+def timed_out_frames(error: ApiError, *, of_responses: bool) -> bytes:
+    """What ends a stream that was stopped from outside: the error's frame and [DONE], or OpenAI's `error` event."""
+    if not of_responses:
+        return b"data: " + error_body(error) + b"\n\n" + DONE
+    text = messages.text_of(error, logs.request_id.get())
+    event = {"type": "error", "code": error.code, "message": text, "param": None, "sequence_number": 0}
+    return b"event: error\n" + data_frame(event)
+
+
 class ClientGone(Exception):
     """The client closed the connection; whatever was running for it was cancelled."""
 

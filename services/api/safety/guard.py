@@ -7,6 +7,8 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from services.api.audit import trail as trails
+from services.api.audit.trail import Judged
 from services.api.logs import fields
 from services.api.metrics import Metrics
 from services.api.safety.audit import AuditFile, Record
@@ -54,6 +56,7 @@ class Guard:
             metrics.safety_check_s.observe(seconds)
         record = Record(question.request_id, choice, policy, mode, found, gate.sent, sum(gate.check_s), complete)
         self._audit.write(record)
+        trails.current().judged.append(Judged(choice, found.verdict.word, found.rules, policy))
         log.info(
             "reply judged",
             extra=fields(

@@ -231,9 +231,9 @@ async def test_without_a_valid_key_nothing_under_v1_opens(engine, in_process: Fa
     assert engine.asked == []
 
 
-async def test_health_and_metrics_need_no_key(engine, in_process: Factory) -> None:
+async def test_health_and_version_need_no_key(engine, in_process: Factory) -> None:
     async with in_process(engine, api_keys="one") as running:
-        for path in ("/livez", "/readyz", "/health", "/metrics", "/version"):
+        for path in ("/livez", "/readyz", "/health", "/version", "/", "/openapi.json"):
             assert (await running.client.get(path)).status_code == 200
 
 

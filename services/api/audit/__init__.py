@@ -1,0 +1,1 @@
+"""The audit trail: who asked, when, of which model, with what verdict. Never any text."""
