@@ -133,6 +133,7 @@ async def _run(settings: Settings, model: Any, build: Any) -> int:
     import uvicorn
 
     from services.api.access.keys import KeysFileError
+    from services.api.ehr.clients import ClientsError
     from services.api.memory.errors import SessionError
     from services.api.safety.policy import PolicyError
 
@@ -180,6 +181,9 @@ async def _run(settings: Settings, model: Any, build: Any) -> int:
         service = build(settings, model, on_ready=on_ready, on_failure=on_failure)
     except KeysFileError as refused:
         log.error("keys: %s", refused)
+        return 1
+    except ClientsError as refused:
+        log.error("ehr: %s", refused)
         return 1
     except (PolicyError, OSError) as refused:
         for line in str(refused).splitlines():

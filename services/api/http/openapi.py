@@ -32,12 +32,15 @@ _ERROR = {
 _ERROR_STATUSES = {
     "400": "The request is wrong",
     "401": "No valid key",
+    "403": "The key lacks the scope",
     "404": "No such thing",
     "405": "Wrong method",
     "409": "In conflict with what is stored, or with a turn that runs",
     "413": "Body too large",
     "415": "Not JSON",
+    "429": "The key's limit: see Retry-After",
     "503": "Not now: see Retry-After",
+    "504": "Took too long",
 }
 
 _BODIES: dict[str, type[BaseModel]] = {
