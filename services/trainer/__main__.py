@@ -29,6 +29,8 @@ COMMANDS = {
     "plan": "say before training whether it fits, what it takes, and what to change if not",
     "train": "LoRA or full fine-tuning",
     "answer": "ask a running API the same scenarios with the base and with an adapter",
+    "blind": "make packets for raters in which nothing tells the arms apart, and the key",
+    "score": "check the raters' sheets, open the key, and write the report",
     "publish": "check an adapter and make it the current version on the shared volume",
     "rollback": "point back to an earlier version",
 }

@@ -24,6 +24,7 @@ h1{font-size:1.5rem;margin:.5rem 0}h2{font-size:1.15rem;margin:2.2rem 0 .6rem}
 .verdict{background:var(--panel);border-left:.4rem solid var(--mark);padding:1rem;font-size:1.15rem;font-weight:600;
   margin:1rem 0}
 .verdict.better{border-color:var(--good)}.verdict.worse{border-color:var(--bad)}
+.verdict.neutral{border-color:var(--soft);color:var(--soft)}
 .soft{color:var(--soft);font-size:.9rem;overflow-wrap:anywhere}
 .wide{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:.92rem}
 th,td{padding:.45rem .4rem;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}
@@ -63,7 +64,7 @@ def _summary(report: dict[str, Any]) -> str:
     is_worse = (change["high"] or 0) < 0 or more_harm
     is_better = (change["low"] or 0) > 0 and not is_worse
     who = "个由程序模拟的评分者" if report["simulated"] else "名评分者"
-    kind = "better" if is_better else "worse" if is_worse else ""
+    kind = "neutral" if report["simulated"] else "better" if is_better else "worse" if is_worse else ""
     return (
         f'<h1>双盲评估报告</h1><p class="verdict {kind}">{escape(verdict(report))}</p>{_list(findings(report))}'
         f"<h2>比较了什么</h2><p>{len(design['raters'])} {who}对 {len(design['scenarios'])} 个临床场景的两份回答评分"

@@ -1,4 +1,4 @@
-"""`evaluate-demo` up to the answers, against a fake API, and what its questions are."""
+"""`evaluate-demo` from the answers to the report, against a fake API, and what its questions are."""
 
 from __future__ import annotations
 
@@ -34,7 +34,15 @@ def test_the_demo_answers_and_says_that_it_is_one(
     assert main(arguments) == 0
     (folder,) = tmp_path.iterdir()
     assert len(read_run(folder).answers) == len(api.asked) == 24
-    assert "Nothing here is about medicine" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "Nothing here is about medicine" in told
+    assert "SIMULATED; no number below is evidence" in told
+    report = json.loads((folder / "report" / "report.json").read_bytes())
+    assert report["simulated"] is True
+    assert len(report["design"]["raters"]) == 3
+    assert (folder / "packets" / "r1" / "form.html").exists()
+    assert main(arguments) == 0  # again, into a folder of its own
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_demo_without_its_adapter_says_what_to_do(
