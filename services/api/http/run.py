@@ -178,6 +178,8 @@ class Run:
                 await conversation.load()
             else:
                 self.session = SessionUsed(conversation.id, conversation.seq, self._dropped)
+                # Whoever asks for the response again gets the stored time: both are one.
+                self.head = dataclasses.replace(self.head, created=int(conversation.created))
                 return turn
         raise AssertionError("unreachable")
 

@@ -52,6 +52,7 @@ class Conversation:
         self._new: tuple[Message, ...] = ()
         self._new_ids: tuple[int, ...] = ()
         self._handle: TurnHandle | None = None
+        self.created = 0.0  # of the turn, once it has begun
         self._begun: NewTurn | None = None
         self.seq = 0  # the running turn's number, from 1 once it has begun
         self._reset_record()
@@ -164,7 +165,7 @@ class Conversation:
                 raise SessionChanged() from None
             raise
         self._begun = new
-        self.seq = self._handle.seq
+        self.seq, self.created = self._handle.seq, self._handle.created
 
     async def _copy(self, session: Session, turn: PastTurn) -> Session:
         new = NewTurn(turn.messages, f"copy-of-turn-{turn.seq}", ids=turn.input_ids, format_digest=turn.format_digest)

@@ -75,10 +75,11 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class TurnHandle:
-    """A pending turn of ours, to be finished."""
+    """A pending turn of ours, to be finished. `created`: seconds since 1970, as stored."""
 
     session: Session
     seq: int
+    created: float
 
 
 @dataclass(frozen=True, slots=True)

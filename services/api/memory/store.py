@@ -275,7 +275,7 @@ class SessionStore:
                 raise SessionChanged() from None
         self._pending.begun(row, seq)
         stored = dataclasses.replace(stored, version=stored.version + 1, turns=seq, expires=expires)
-        return TurnHandle(stored, seq)
+        return TurnHandle(stored, seq, now)
 
     async def finish_turn(self, handle: TurnHandle, outcome: Outcome) -> None:
         """Closes a turn; durable when it returns, and carried through when the caller is cancelled meanwhile.

@@ -139,7 +139,7 @@ def _text(path: Path) -> str:
 def _delimiter(path: Path, text: str) -> str:
     for line in text.splitlines():
         found = max(",;\t", key=line.count)
-        if re.search(r"(^|[,;\t\"])item\b", line) and line.count(found) >= len(COLUMNS) - 1:
+        if re.search(r"(^|[,;\t\"])item\b", line) and line.count(found) >= len(COLUMNS) // 2:
             return found
     raise SheetUnreadable(f"{path} has no row of headings: save the filled sheet.csv as CSV, with its first row")
 

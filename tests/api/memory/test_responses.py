@@ -27,6 +27,17 @@ def text_of(response: dict[str, Any]) -> str:
     return "".join(p["text"] for item in response["output"] if item["type"] == "message" for p in item["content"])
 
 
+async def test_a_response_has_one_time_however_slow_the_clock_is_read(
+    url: str, in_process: Factory, pen: Pen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its time is the stored turn's, not that of the request's arrival."""
+    monkeypatch.setattr("services.api.http.responses.time.time", lambda: 1.0e9)
+    async with in_process(talker(pen), database=url) as service:
+        first = await ask(service, "感冒怎么办？")
+        again = (await service.client.get(f"/v1/responses/{first['id']}")).json()
+    assert again["created_at"] == first["created_at"]
+
+
 async def test_a_response_goes_on_from_the_one_before(url: str, in_process: Factory, pen: Pen) -> None:
     engine = talker(pen)
     async with in_process(engine, database=url) as service:
