@@ -25,7 +25,7 @@ from services.api.adapters.watcher import AdapterWatcher
 from services.api.audit.file import AuditTrail
 from services.api.ehr.door import ehr_routers
 from services.api.engine.admission import Admission
-from services.api.engine.base import Engine, GenerationRequest, Sampling
+from services.api.engine.base import Engine
 from services.api.engine.supervisor import Supervisor
 from services.api.http.adapters import adapters_router
 from services.api.http.chat import chat_router
@@ -47,6 +47,8 @@ from services.api.prompt import PromptBuilder
 from services.api.safety.audit import AuditFile
 from services.api.safety.drugs import DrugTable
 from services.api.safety.guard import Guard
+from services.api.safety.policy import FOLDER
+from services.api.safety.readers import Readers
 from services.api.safety.second_opinion import EngineOpinion
 from services.api.safety.store import PolicyStore
 from services.api.settings import ROOT, Settings
@@ -55,6 +57,7 @@ from services.api.thinking.present import Annotator
 from services.api.thinking.token_text import TokenTexts
 from services.api.tracing import Tracing
 from services.api.turn import Turns
+from services.api.warm_up import warm_up
 from services.api.web.routes import web_router
 from services.contract.adapter_manifest import config_sha256
 from services.contract.chat_format import ChatFormat, Message
@@ -70,7 +73,6 @@ READABLE_HEADERS = (
     "X-RateLimit-Remaining-Requests",
     "X-RateLimit-Reset-Requests",
 )
-WARM_UP_CHOICES = 8  # the first batch of 8 or more compiles a sampling kernel on GPUs, which takes seconds
 
 
 @dataclass(frozen=True)
@@ -200,7 +202,7 @@ def build(
     registry_of_adapters = adapters.registry if adapters else None
 
     async def warm() -> None:
-        await warm_up(model)
+        await warm_up(model.engine, model.chat_format)
         if adapters is not None:
             adapters.canary.forget()
             await adapters.registry.restore()
@@ -211,7 +213,8 @@ def build(
         settings.policy_folder,
         lambda result: metrics.safety_reloads.labels(result=result).inc(),
     )
-    beside: list[Callable[[], Awaitable[None]]] = [functools.partial(store.run, settings.safety_poll_s)]
+    readers = Readers(settings.policy_folder or FOLDER, settings.reader_count)
+    beside: list[Callable[[], Awaitable[None]]] = [functools.partial(store.run, settings.safety_poll_s), readers.run]
     if adapters is not None and settings.adapter_volume is not None:
         watcher = AdapterWatcher(
             settings.adapter_volume,
@@ -240,6 +243,7 @@ def build(
             metrics,
             settings.safety_check_limit_s,
             EngineOpinion(model.engine, model.chat_format) if settings.safety_second_opinion else None,
+            readers,
         ),
         annotator=read_annotator(),
         metrics=metrics,
@@ -312,18 +316,6 @@ def close_records(surroundings: Surroundings) -> None:
         surroundings.audit.close()
     if surroundings.tracing is not None:
         surroundings.tracing.close()
-
-
-async def warm_up(model: Model) -> None:
-    """Short generations, several at once, so that the first client does not pay for kernels that compile on first use."""
-    ids = model.chat_format.write_prompt([Message(role="user", content="你好")])
-    sampling = Sampling(max_tokens=8, temperature=0.6, top_p=0.95, top_k=20)
-
-    async def one(n: int) -> None:
-        async for _ in model.engine.generate(GenerationRequest(f"warm-up-{n}-{time.monotonic_ns()}", ids, sampling)):
-            pass
-
-    await asyncio.gather(*(one(n) for n in range(WARM_UP_CHOICES)))
 
 
 def versions(settings: Settings, model: Model, supervisor: Supervisor) -> dict[str, Any]:

@@ -121,6 +121,12 @@ class Settings(BaseSettings):
     safety_poll_s: float = Field(2.0, gt=0, description="seconds between two looks for changed policy files")
     safety_check_limit_s: float = Field(1.0, gt=0, description="a check of one sentence that takes longer blocks")
     safety_records: str = Field("", description="file to append a record of each judged reply to; empty: none")
+    safety_readers: int = Field(
+        -1,
+        ge=-1,
+        le=64,
+        description="processes that read long questions beside the server; -1: one for every four cores, at most 8",
+    )
     safety_second_opinion: bool = Field(
         False, description="ask the served model for a verdict on each reply as well; it can only raise severity"
     )
@@ -263,6 +269,13 @@ class Settings(BaseSettings):
     @property
     def record_file(self) -> Path | None:
         return Path(self.safety_records) if self.safety_records else None
+
+    @property
+    def reader_count(self) -> int:
+        """Processes that read for the guard; none where the guard is off or the article's."""
+        if self.safety_profile != "default":
+            return 0
+        return self.safety_readers if self.safety_readers >= 0 else min(8, (os.cpu_count() or 1) // 4)
 
     @property
     def keys(self) -> tuple[str, ...]:

@@ -35,6 +35,7 @@ from services.api.events import (
     ToolCallDelta,
     Usage,
 )
+from services.api.safety.gate import SentenceGate
 from services.api.safety.guard import TurnGuard
 from services.api.thinking.options import ThinkingOptions
 from services.api.thinking.splitter import Part, ReplySplitter
@@ -130,26 +131,53 @@ class Turns:
                 async for event in events:
                     yield event
             return
-        gate, complete = request.guard.gate(), False
+        async with contextlib.aclosing(self._generate(choice)) as events:
+            # The engine begins while the conversation is read; nothing that it says is taken before that is done.
+            first = asyncio.ensure_future(anext(events))
+            try:
+                gate = await request.guard.gate()
+            except BaseException:
+                await _dropped(first)
+                raise
+            async with contextlib.aclosing(
+                self._guarded(request.guard, index, gate, choice, first, events)
+            ) as released:
+                async for event in released:
+                    yield event
+
+    async def _guarded(
+        self,
+        guard: TurnGuard,
+        index: int,
+        gate: SentenceGate,
+        choice: _Choice,
+        first: asyncio.Future[Event],
+        events: AsyncGenerator[Event, None],
+    ) -> AsyncGenerator[Event, None]:
+        """What `gate` lets pass of `events`, of which `first` is already asked for."""
+        complete = False
         try:
             if not gate.is_blocked:
-                async with contextlib.aclosing(self._generate(choice)) as events:
-                    async for event in events:
-                        if isinstance(event, Finished):
-                            break
-                        for released in gate.take(event):
-                            yield released
-                        if gate.is_blocked:
-                            break
+                event = await first
+                while not isinstance(event, Finished):
+                    for released in gate.take(event):
+                        yield released
+                    if gate.is_blocked:
+                        break
+                    event = await anext(events)
+            if gate.is_blocked:
+                await _dropped(first)
+                await events.aclose()
             for released in gate.flush():
                 yield released
-            await request.guard.second_opinion(index, gate)
+            await guard.second_opinion(index, gate)
             last = list(gate.take(choice.finished()))
             complete = True
             for released in last:
                 yield released
         finally:
-            request.guard.close(index, gate, complete)
+            guard.close(index, gate, complete)
+            await _dropped(first)
 
     async def _generate(self, choice: _Choice) -> AsyncGenerator[Event, None]:
         """What the model says. Closing it aborts the engine's request."""
@@ -168,6 +196,14 @@ class Turns:
             if choice.finish is not None:
                 break
         yield choice.finished()
+
+
+async def _dropped(first: asyncio.Future[Event]) -> None:
+    """Nobody waits for it any more: cancelled if it has not come, and whatever it raised is not missed."""
+    first.cancel()
+    await asyncio.wait([first])
+    if not first.cancelled():
+        first.exception()
 
 
 def _answer_sampling(request: TurnRequest) -> Sampling:

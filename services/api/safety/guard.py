@@ -13,7 +13,9 @@ from services.api.logs import fields
 from services.api.metrics import Metrics
 from services.api.safety.audit import AuditFile, Record
 from services.api.safety.gate import SentenceGate
+from services.api.safety.judge import Judge
 from services.api.safety.opening import Opening
+from services.api.safety.readers import Readers
 from services.api.safety.second_opinion import SecondOpinion
 from services.api.safety.store import PolicyStore
 from services.api.safety.verdicts import CHECK_FAILED, SECOND_OPINION, Verdict
@@ -33,8 +35,10 @@ class Guard:
         metrics: Metrics,
         check_limit_s: float,
         opinion: SecondOpinion | None = None,
+        readers: Readers | None = None,
     ) -> None:
         self.opinion = opinion
+        self.readers = readers
         self._store = store
         self._audit = audit
         self._metrics = metrics
@@ -91,10 +95,13 @@ class TurnGuard:
         self._check_limit_s = check_limit_s
         self._guard = guard
 
-    def gate(self) -> SentenceGate:
-        """A gate for one choice. The conversation is assessed here, before the first token."""
-        question = self._question
-        case = self._judging.open(question.messages, question.system_prompt)
+    async def gate(self) -> SentenceGate:
+        """A gate for one choice. The conversation is assessed here, before the first token is shown."""
+        question, judging, readers = self._question, self._judging, self._guard.readers
+        if readers is not None and isinstance(judging, Judge):
+            case = await readers.open(judging, question.messages, question.system_prompt)
+        else:
+            case = judging.open(question.messages, question.system_prompt)
         return SentenceGate(
             self._judging,
             case,
