@@ -38,11 +38,12 @@ Factory = Callable[..., AbstractAsyncContextManager[Running]]
 
 
 def service_of(engine: FakeEngine, id_to_token: Any, options: dict[str, Any]) -> tuple[Service, CollectorRegistry]:
-    """`options` are settings, and `demo` and `sampling_defaults` of the model. No sessions unless `database` is named."""
+    """`options` are settings, and `demo`, `sampling_defaults` and `config` of the model. No sessions unless `database` is named."""
     demo, defaults = options.pop("demo", None), options.pop("sampling_defaults", {})
     options.setdefault("database", "")  # a test that needs a memory names one
     registry = CollectorRegistry()
-    model = Model(engine, engine.chat_format, id_to_token, defaults, demo)
+    config = options.pop("config", None) or {}
+    model = Model(engine, engine.chat_format, id_to_token, defaults, demo, config)
     return build(Settings(**options), model, registry=registry), registry
 
 

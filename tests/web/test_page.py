@@ -196,6 +196,14 @@ async def test_an_error_is_shown_with_its_message_and_a_next_step(visit: Visitor
         await expect(failure).to_contain_text("req_")
 
 
+async def test_errors_come_in_the_language_that_the_reader_switched_to(visit: Visitor, engine: FakeEngine) -> None:
+    async with visit(engine, view={"locale": "en-GB"}) as reader:
+        await reader.page.get_by_role("button", name="切换到中文").click()
+        await reader.ask("长" * 9000)
+        await reader.answered()
+        await expect(reader.page.get_by_role("alert").filter(has_text="没有得到回答")).to_contain_text("内容过长")
+
+
 async def test_a_server_that_wants_a_key_gets_one(visit: Visitor, engine: FakeEngine) -> None:
     async with visit(engine, api_keys="geheim") as reader:
         await reader.page.locator("#key").fill("geheim")

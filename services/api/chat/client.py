@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import urllib.parse
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -33,6 +34,12 @@ class Piece:
     safety: Mapping[str, Any] = field(default_factory=dict)
 
 
+def preferred_language() -> str:
+    """Of error messages, as the terminal is set: the first of LC_ALL, LC_MESSAGES and LANG that is there."""
+    found = next((value for name in ("LC_ALL", "LC_MESSAGES", "LANG") if (value := os.environ.get(name))), "")
+    return "zh-CN" if found.lower().startswith("zh") else "en"
+
+
 class Client:
     """One server, one key. Every call opens a connection of its own, so that a restarted server is simply there again."""
 
@@ -45,7 +52,9 @@ class Client:
         self._secure = parts.scheme == "https"
         self._host, self._port = parts.hostname, parts.port
         self._base = parts.path.rstrip("/").removesuffix("/v1")
-        self._headers = {"content-type": "application/json", **({"authorization": f"Bearer {key}"} if key else {})}
+        self._headers = {"content-type": "application/json", "accept-language": preferred_language()}
+        if key:
+            self._headers["authorization"] = f"Bearer {key}"
 
     def models(self) -> list[dict[str, Any]]:
         """The server's model cards. Raises `ChatError`."""

@@ -24,7 +24,9 @@ function fromEnvelope(body, status) {
 
 function headers(more = {}) {
   const key = sessionStorage.getItem(KEY);
-  return key ? { authorization: `Bearer ${key}`, ...more } : more;
+  // Errors come in the language of the page, which the reader may have switched.
+  const language = { "accept-language": document.documentElement.lang };
+  return key ? { authorization: `Bearer ${key}`, ...language, ...more } : { ...language, ...more };
 }
 
 let askForKey = null;
