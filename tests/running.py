@@ -38,7 +38,7 @@ Factory = Callable[..., AbstractAsyncContextManager[Running]]
 
 
 def service_of(engine: FakeEngine, id_to_token: Any, options: dict[str, Any]) -> tuple[Service, CollectorRegistry]:
-    """`options` are settings, and `demo`, `sampling_defaults` and `config` of the model. No sessions unless `database` is named."""
+    """`options` are settings, and `demo`, `sampling_defaults` and `config` of the model. No sessions without `database`."""
     demo, defaults = options.pop("demo", None), options.pop("sampling_defaults", {})
     options.setdefault("database", "")  # a test that needs a memory names one
     registry = CollectorRegistry()
